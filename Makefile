@@ -1,0 +1,54 @@
+# `make site` sets up what it needs and builds the whole site with all figures; `make test` sets up and runs all tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+BIN := .venv/bin
+UV := 0.13.9
+
+.PHONY: site serve preview figures check test lint requirements clean
+
+site: .venv/.run
+	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build && exit $$ran
+
+figures: .venv/.run
+	@$(BIN)/python -m scripts run --jobs $(JOBS)
+
+serve: .venv/.run
+	@$(BIN)/python -m scripts serve --jobs $(JOBS)
+
+preview: .venv/.cards # the site without running examples: a small environment without torch
+	@$(BIN)/python -m scripts serve --no-run
+
+check: .venv/.cards
+	@$(BIN)/python -m scripts check
+
+test: .venv/.test lint
+	@$(BIN)/python -m pytest
+
+lint: .venv/.test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.venv/bin/uv:
+	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
+	@echo "setting up .venv"
+	@$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+
+.venv/.cards: .venv/bin/uv requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt && touch $@
+
+.venv/.run: .venv/bin/uv requirements-run.txt
+	@echo "installing what examples need: torch and its friends, several GB"
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements-run.txt && touch $@ .venv/.cards
+
+.venv/.test: .venv/.run requirements-test.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-test.txt && touch $@
+
+requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
+	@compile="$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(PINNING)"; \
+	 $$compile -o requirements.txt && \
+	 $$compile --extra run -o requirements-run.txt && \
+	 $$compile --extra run --extra test -o requirements-test.txt
+
+clean:
+	rm -rf build site docs/index.md docs/{models,examples,figures,tasks,api,numbers,glossary}

@@ -1,0 +1,402 @@
+"""What every example shares around its idea: command line, progress, results, figures and the record of the run.
+
+An example starts with ``run = Run.start("unet")``, opens experiments, gives each its results (one value per seed)
+and its figures, and ends with ``run.finish()``. The claims of a card are checked against the record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
+from lab.figures import Draw, save
+
+T = TypeVar("T")
+
+SCHEMA = 1
+PRESETS = ("smoke", "quick", "full")
+SEEDS: Mapping[str, int] = MappingProxyType({"smoke": 1, "quick": 3, "full": 5})
+PACKAGES = ("torch", "torchvision", "timm", "numpy")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+SHORTEST_ALT = 20  # characters; less cannot say what a figure shows
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an example knows about its run.
+
+    Attributes:
+        preset: "smoke" (does it run at all), "quick" (CPU) or "full" (GPU).
+        device: where the models run.
+        seeds: one training, or one draw of the data, for each.
+        out: folder of the record and the figures.
+        weights: "random" or "pretrained".
+    """
+
+    preset: str
+    device: torch.device
+    seeds: tuple[int, ...]
+    out: Path
+    weights: str
+
+
+class Run:
+    """One run of one example; collects results and figures, and writes the record.
+
+    Attributes:
+        slug: of the example and its card.
+        settings: from the command line.
+    """
+
+    def __init__(self, slug: str, settings: Settings) -> None:
+        self.slug = slug
+        self.settings = settings
+        self._started = datetime.now(UTC)
+        self._clock = time.perf_counter()
+        self._experiments: list[Experiment] = []
+        self._results: dict[str, dict[str, Any]] = {}
+        self._figures: list[dict[str, Any]] = []
+
+    @classmethod
+    def start(cls, slug: str, *, seeds: Mapping[str, int] = SEEDS, argv: Sequence[str] | None = None) -> Run:
+        """Reads the command line and sets the number of CPU threads.
+
+        Args:
+            slug: of the example and its card.
+            seeds: number of seeds for each preset.
+            argv: arguments; those of the process where none are given, and none in a notebook.
+
+        Raises:
+            SystemExit: an argument is wrong, or torch cannot give the device asked for.
+        """
+        if argv is None and "ipykernel" in sys.modules:
+            argv = []  # in a notebook, sys.argv belongs to the kernel
+        options = _parser(slug).parse_args(argv)
+        device = _device(options.device)
+        preset = options.preset or ("quick" if device.type == "cpu" else "full")
+        torch.set_num_threads(options.threads)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        numbers = tuple(range(options.seed, options.seed + seeds[preset]))
+        return cls(slug, Settings(preset, device, numbers, options.out.resolve(), options.weights))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        return self.settings.device
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds; every result has one value for each, in this order."""
+        return self.settings.seeds
+
+    @property
+    def out(self) -> Path:
+        """Folder of the record and the figures."""
+        return self.settings.out
+
+    @property
+    def preset(self) -> str:
+        """ "smoke", "quick" or "full"."""
+        return self.settings.preset
+
+    def experiment(
+        self, name: str, *, question: str, data: str, parameters: int | None = None, steps: int | None = None
+    ) -> Experiment:
+        """Opens an experiment.
+
+        Args:
+            name: unique in the run, lower case with underscores.
+            question: that the experiment answers, one sentence.
+            data: what it is trained and tested on, with sizes.
+            parameters: of the model; of the largest, where several are compared.
+            steps: optimisation steps of each training.
+
+        Raises:
+            ValueError: the name is malformed or taken, or a text is empty.
+        """
+        _check_name(name, [each.name for each in self._experiments], "experiment")
+        _check_text(f"experiment {name!r}", question=question, data=data)
+        experiment = Experiment(self, name, question, data, parameters, steps)
+        self._experiments.append(experiment)
+        return experiment
+
+    def figure(self, name: str, draw: Draw, *, caption: str, alt: str) -> None:
+        """Draws a picture of the concept, which belongs to no experiment; see `Experiment.figure`."""
+        self._add_figure(name, draw, caption, alt, experiment=None)
+
+    def progress(self, iterable: Iterable[T], *, what: str, total: int | None = None) -> Iterable[T]:
+        """Passes the items on, with a progress bar on stderr, which moves rarely where that is no terminal."""
+        live = sys.stderr.isatty()
+        bar: Iterable[T] = tqdm(
+            iterable,
+            desc=what,
+            total=total,
+            file=sys.stderr,
+            mininterval=0.1 if live else 30.0,
+            maxinterval=10.0 if live else 60.0,
+            dynamic_ncols=live,
+            ascii=not live,
+        )
+        return bar
+
+    def finish(self) -> Path:
+        """Writes ``record.json`` in one move, prints where figures and record are, and returns its path."""
+        path = self.out / "record.json"
+        text = json.dumps(self._record(), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        self.out.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".record.{os.getpid()}.json")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        for entry in self._figures:
+            print(f"figure  {self.out / entry['light']}")
+        print(f"record  {path}")
+        return path
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "slug": self.slug,
+            "preset": self.settings.preset,
+            "device": _described_device(self.device),
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+            "seeds": list(self.seeds),
+            "seconds": round(time.perf_counter() - self._clock, 3),
+            "started": self._started.isoformat(timespec="seconds"),
+            "weights": self.settings.weights,
+            "experiments": [each.described() for each in self._experiments],
+            "results": self._results,
+            "figures": self._figures,
+        } | _peak_memory(self.device)
+
+    def _add_result(
+        self, name: str, values: Sequence[float], unit: str, meaning: str, exact: bool, experiment: str
+    ) -> None:
+        _check_name(name, self._results, "result")
+        _check_text(f"result {name!r}", meaning=meaning)
+        numbers = [float(value) for value in values]
+        wanted = 1 if exact else len(self.seeds)
+        if len(numbers) != wanted:
+            reason = "an exact result" if exact else f"{wanted} seeds"
+            raise ValueError(f"result {name!r}: {len(numbers)} values for {reason}; expected {wanted}")
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"result {name!r}: {numbers} holds a value that is not finite")
+        self._results[name] = {
+            "values": numbers,
+            "mean": statistics.fmean(numbers),
+            "std": statistics.pstdev(numbers),
+            "unit": unit,
+            "meaning": meaning,
+            "exact": exact,
+            "experiment": experiment,
+        }
+
+    def _add_figure(self, name: str, draw: Draw, caption: str, alt: str, experiment: str | None) -> None:
+        _check_name(name, [each["name"] for each in self._figures], "figure")
+        _check_text(f"figure {name!r}", caption=caption, alt=alt)
+        if len(alt.strip()) < SHORTEST_ALT:
+            raise ValueError(
+                f"figure {name!r}: alt must say what the figure shows, in {SHORTEST_ALT} or more characters"
+            )
+        light, dark, width, height = save(draw, self.out / "figures", name)
+        entry = {
+            "name": name,
+            "light": light.relative_to(self.out).as_posix(),
+            "dark": dark.relative_to(self.out).as_posix(),
+            "caption": caption,
+            "alt": alt,
+            "experiment": experiment,
+            "width": width,
+            "height": height,
+        }
+        self._figures.append(entry)
+        _show_in_notebook(light)
+
+
+@dataclass
+class Experiment:
+    """One question of a run, with its results and figures; made by `Run.experiment`."""
+
+    run: Run
+    name: str
+    question: str
+    data: str
+    parameters: int | None = None
+    steps: int | None = None
+    results: list[str] = field(default_factory=list, init=False)
+    figures: list[str] = field(default_factory=list, init=False)
+
+    def result(self, name: str, values: Sequence[float], *, unit: str, meaning: str, exact: bool = False) -> None:
+        """Records a result, which claims of the card may refer to.
+
+        Args:
+            name: unique in the run, lower case with underscores.
+            values: one per seed, in the order of `Run.seeds`; a single one where `exact`.
+            unit: e.g. "%", "ms", "px"; "" for a plain ratio.
+            meaning: what the value says, one sentence.
+            exact: counted or derived, so that seeds do not matter.
+
+        Raises:
+            ValueError: a wrong number of values, one that is not finite, or a name that is malformed or taken.
+        """
+        self.run._add_result(name, values, unit, meaning, exact, self.name)
+        self.results.append(name)
+
+    def figure(self, name: str, draw: Draw, *, caption: str, alt: str) -> None:
+        """Draws a figure in light and dark.
+
+        Args:
+            name: unique in the run, lower case with underscores.
+            draw: called with each `Style`; returns a matplotlib figure.
+            caption: shown below the figure.
+            alt: what the figure shows, for those who do not see it; at least 20 characters.
+
+        Raises:
+            ValueError: the name is malformed or taken, or a text is empty or too short.
+        """
+        self.run._add_figure(name, draw, caption, alt, self.name)
+        self.figures.append(name)
+
+    def described(self) -> dict[str, Any]:
+        """The experiment as the record holds it."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "data": self.data,
+            "parameters": self.parameters,
+            "steps": self.steps,
+            "results": list(self.results),
+            "figures": list(self.figures),
+        }
+
+
+def _parser(slug: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{slug}.py", allow_abbrev=False, epilog="Without --device: the GPU where there is one, else the CPU."
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to run")
+    parser.add_argument("--preset", choices=PRESETS, help="size of the run; quick on a CPU, full on a GPU")
+    parser.add_argument("--seed", type=_not_negative, default=0, metavar="N", help="the first seed (default 0)")
+    out = PROJECT / "build" / "examples" / slug
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=out,
+        metavar="DIR",
+        help="folder of record and figures (default build/examples/SLUG)",
+    )
+    parser.add_argument(
+        "--weights", choices=("random", "pretrained"), default="random", help="where models start (default random)"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default 1)")
+    return parser
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def _available() -> list[str]:
+    """The devices that torch can give, best first."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, there in found.items() if there]
+
+
+def _device(asked: str) -> torch.device:
+    available = _available()
+    if asked != "auto" and asked not in available:
+        raise SystemExit(
+            f"--device {asked} was asked for; torch {torch.__version__} finds only: {', '.join(available)}.\n"
+            f"Run with --device {available[0]}, or install a torch build and a driver for {asked}."
+        )
+    return torch.device(available[0] if asked == "auto" else asked)
+
+
+def _described_device(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"class": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    """Model of the processor (on Apple silicon also that of the GPU)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _peak_memory(device: torch.device) -> dict[str, float | None]:
+    """Most memory that the process and, on CUDA, the device held, in MB (10^6 bytes); None where unknown."""
+    peak: dict[str, float | None] = {"peak_memory_mb": None}
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+        peak["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    if device.type == "cuda":
+        peak["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return peak
+
+
+def _check_name(name: str, taken: Iterable[str], kind: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name!r} must be lower case letters, digits and underscores, a letter first")
+    if name in taken:
+        raise ValueError(f"{kind} {name!r} exists already; every {kind} of a run needs its own name")
+
+
+def _check_text(where: str, **texts: str) -> None:
+    for key, text in texts.items():
+        if not text.strip():
+            raise ValueError(f"{where}: {key} must not be empty")
+
+
+def _show_in_notebook(path: Path) -> None:
+    if "ipykernel" not in sys.modules:
+        return
+    from IPython.display import SVG, Image, display  # type: ignore[import-not-found,unused-ignore]
+
+    display(SVG(str(path)) if path.suffix == ".svg" else Image(str(path), width=700))

@@ -1,0 +1,186 @@
+"""The command line: `python -m scripts COMMAND`. Stages are pure; this is where they are put together."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts import runs, schema, site
+from scripts.cards import Problem
+from scripts.knowledge import Knowledge
+from scripts.project import Project
+
+
+def check(project: Project, paths: Sequence[Path]) -> int:
+    """Print every problem (of the given cards, or of all) and a summary line; 1 if there is an error."""
+    library, problems = site.checked_library(project, runs.states(project))
+    wanted = {path.resolve() for path in paths}
+    known = {(project.root / source.path).resolve() for source in library.sources.values()}
+    for path in sorted(wanted - known):
+        print(f"{path}: no card of {project.cards.name}/", file=sys.stderr)
+    problems = [p for p in problems if not wanted or (project.root / p.path).resolve() in wanted]
+    report(problems)
+    has_error = any(problem.severity == "error" for problem in problems) or not wanted <= known
+    print(summary(len(wanted) or len(library.sources), problems), file=sys.stderr if has_error else sys.stdout)
+    return 1 if has_error else 0
+
+
+def report(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        print(problem)
+
+
+def summary(cards: int, problems: Sequence[Problem]) -> str:
+    """`19 cards, no problem`, or how many problems there are."""
+    errors = sum(problem.severity == "error" for problem in problems)
+    counted = ((errors, "error"), (len(problems) - errors, "warning"))
+    counts = [f"{n} {word}{'s' * (n != 1)}" for n, word in counted if n]
+    return f"{cards} card{'s' * (cards != 1)}, {' and '.join(counts) or 'no problem'}"
+
+
+def run(project: Project, options: argparse.Namespace) -> int:
+    """Run the examples that are out of date (or the named ones)."""
+    from scripts import execute
+
+    known = runs.example_slugs(project)
+    unknown = [slug for slug in options.slugs if slug not in known]
+    if unknown:
+        print(f"no example {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 1
+    targets = execute.wanted_targets(project, options.slugs or known, options.preset, options.device)
+    return execute.run_all(project, targets, options.jobs)
+
+
+def count(project: Project) -> int:
+    """Count what has not been counted yet; 1 if something could not be."""
+    from scripts import counts
+
+    library, _ = site.checked_library(project, {})
+    keys = counts.missing(project, library)
+    if keys:
+        print(f"counting {len(keys)} architectures", flush=True)
+        counts.count_all(project, keys)
+    _, errors = counts.read(project)
+    for key, error in errors.items():
+        print(f"cannot count {key}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge | None:
+    """Write the pages; None, and the problems printed, if a card is broken."""
+    try:
+        knowledge = site.gather(project, queued, options.preset, options.device)
+    except site.BrokenCardsError as error:
+        report(error.problems)
+        print(f"{summary(len({p.path for p in error.problems}), error.problems)}; nothing was written", file=sys.stderr)
+        return None
+    changed = site.render(project, knowledge)
+    print(f"{len(knowledge.cards)} cards rendered, {changed} files changed", flush=True)
+    return knowledge
+
+
+def build(project: Project, options: argparse.Namespace) -> int:
+    """Render, judge and build the site; with `strict`, a surprise or a missing run is an error."""
+    knowledge = render(project, options)
+    if knowledge is None:
+        return 1
+    surprises = list(knowledge.surprises())
+    for surprise in surprises:
+        print(surprise, file=sys.stderr)
+    lacking = [slug for slug, state in knowledge.runs.items() if state.status != "ok"]
+    for slug in lacking:
+        print(
+            f"examples/{slug}.py: {knowledge.runs[slug].status}; run it with: python -m scripts run {slug}",
+            file=sys.stderr,
+        )
+    if options.strict and (surprises or lacking):
+        print("strict: the site was not built", file=sys.stderr)
+        return 1
+    try:
+        built = site.build(project)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{project.site.name}/ {'is built' if built else 'is up to date'}; open it with: python -m scripts serve")
+    return 0
+
+
+def write_schema(project: Project) -> int:
+    """Write model_cards/card.schema.json."""
+    site.write(project.cards / "card.schema.json", card_schema().encode())
+    return 0
+
+
+def card_schema() -> str:
+    """The JSON Schema of a card, for editors."""
+    made = schema.Card.model_json_schema(by_alias=True)
+    made["title"] = "Model card"
+    return (
+        json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1, sort_keys=True) + "\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and do what it says; the exit status."""
+    options = _parser().parse_args(argv)
+    project = Project(Path.cwd())
+    match options.command:
+        case "check":
+            return check(project, options.paths)
+        case "run":
+            return run(project, options)
+        case "execute":
+            from scripts import execute
+
+            return execute.execute(project, options.slug, options.key)
+        case "count":
+            return count(project)
+        case "render":
+            return 0 if render(project, options) else 1
+        case "build":
+            return build(project, options)
+        case "serve":
+            from scripts import serve
+
+            return serve.serve(project, options)
+        case "new":
+            from scripts import new
+
+            return new.new(project, options.slug)
+        case _:
+            return write_schema(project)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts", description="Check cards, run examples, build the site.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where examples run")
+    which.add_argument("--preset", choices=("smoke", "quick", "full"), help="quick on a CPU, full on a GPU")
+    jobs = argparse.ArgumentParser(add_help=False)
+    jobs.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="examples at a time")
+
+    checking = commands.add_parser("check", help="print every problem of the cards as path:line:column: message")
+    checking.add_argument("paths", nargs="*", type=Path, metavar="PATH")
+    running = commands.add_parser("run", help="run the examples that are out of date", parents=[which, jobs])
+    running.add_argument("slugs", nargs="*", metavar="SLUG")
+    commands.add_parser("count", help="count parameters and MACs of the published architectures")
+    commands.add_parser("render", help="write the pages into docs/", parents=[which])
+    building = commands.add_parser("build", help="render and build site/", parents=[which])
+    building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
+    serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
+    serving.add_argument("--port", type=int, default=8000)
+    commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
+    commands.add_parser("schema", help="write model_cards/card.schema.json")
+    executing = commands.add_parser("execute")  # one job, called by the Snakefile
+    executing.add_argument("slug")
+    executing.add_argument("key")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

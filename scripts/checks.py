@@ -1,0 +1,193 @@
+"""Rules that reach beyond one value of a card: every name leads somewhere, every assertion can be evaluated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from license_expression import ExpressionError, get_spdx_licensing
+from pydantic import BaseModel
+
+from scripts import prose
+from scripts.cards import Library, Path_, Problem, Source, nearest
+from scripts.evidence import Results, check_reported, check_shown, operands
+from scripts.numbers import find
+from scripts.schema import Conditions, Reported
+
+PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
+
+
+def check_library(
+    library: Library, examples: Mapping[str, str], runs: Mapping[str, Results] | None = None
+) -> list[Problem]:
+    """Every problem of every card, sorted by place.
+
+    Args:
+        library: the cards.
+        examples: source text of each example by slug.
+        runs: results of the runs there are, by slug; assertions over others are not checked.
+    """
+    found = [problem for slug in library.cards for problem in check_card(library, slug, examples, runs or {})]
+    return sorted(found)
+
+
+def check_card(
+    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
+) -> Iterator[Problem]:
+    """The problems of one card."""
+    yield from _check_names(library, slug)
+    yield from _check_prose(library, slug, runs)
+    yield from _check_assertions(library, slug, examples, runs)
+    yield from _check_claims(library, slug)
+    yield from _check_references_used(library, slug)
+
+
+def walk(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    """Every value of a card with its path, models and containers included."""
+    yield where, value
+    if isinstance(value, BaseModel):
+        children: Any = {info.alias or name: getattr(value, name) for name, info in type(value).model_fields.items()}
+        children |= value.__pydantic_extra__ or {}
+    else:
+        children = value
+    if isinstance(children, dict):
+        for key, child in children.items():
+            yield from walk(child, (*where, key))
+    elif isinstance(children, tuple | list):
+        for i, child in enumerate(children):
+            yield from walk(child, (*where, i))
+
+
+def _check_names(library: Library, slug: str) -> Iterator[Problem]:
+    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
+    for where, value in walk(card):
+        key = where[-1] if where else ""
+        if not isinstance(value, str) or where[:1] == ("references",):
+            continue
+        if key in ("paper", "reference") or (key == "source" and where[0] == "tables"):
+            yield from _unknown(source, where, "reference", value, card.references)
+        elif key in ("card", "choose"):
+            yield from _unknown(source, where, "card", value, library.cards)
+            if value == slug:
+                yield source.problem(where, f"the card {slug!r} names itself")
+        elif where[0] == "tasks":
+            yield from _unknown(source, where, "task", value, words.get("tasks", {}))
+        elif len(where) > 1 and where[-2] == "despite":
+            yield from _unknown(source, where, "condition", value, Conditions.model_fields)
+        elif key in ("code", "weights") and where[0] == "licences":
+            yield from _check_licence(source, where, value)
+    for variant_id, variant in card.variants.items():
+        for table_id, row in variant.numbers.items():
+            where = ("variants", variant_id, "numbers", table_id)
+            yield from _unknown(source, where, "table", table_id, card.tables)
+            for metric in row.values:
+                yield from _unknown(source, (*where, metric), "metric", metric, words.get("metrics", {}))
+
+
+def _unknown(source: Source, where: Path_, kind: str, name: str, known: Any) -> Iterator[Problem]:
+    if name not in known:
+        yield source.problem(where, f"unknown {kind} {name!r}{nearest(name, known)}")
+
+
+def _check_licence(source: Source, where: Path_, value: str) -> Iterator[Problem]:
+    if value == "none" or value.startswith("LicenseRef-"):
+        return
+    try:
+        get_spdx_licensing().parse(value, validate=True)
+    except ExpressionError:
+        known = get_spdx_licensing().known_symbols
+        yield source.problem(where, f"{value!r} is no SPDX id{nearest(value, known)}")
+
+
+def _check_prose(library: Library, slug: str, runs: Mapping[str, Results]) -> Iterator[Problem]:
+    source = library.sources[slug]
+    for where, text in walk(library.cards[slug]):
+        fields = [part for part in where if isinstance(part, str)]
+        if not isinstance(text, str) or not fields or fields[-1] not in PROSE_FIELDS or fields[0] == "references":
+            continue
+        try:
+            prose.to_html(text, lambda ref: _check_reference(library, slug, ref, runs))
+        except (ValueError, LookupError) as error:
+            yield source.problem(where, str(error.args[0]))
+        for typed in prose.measurements(text):
+            message = f"the figure {typed!r} is typed into a sentence; put it into a table and write [[variant/metric]]"
+            yield source.problem(where, message, "warning")
+
+
+def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Results]) -> str:
+    kind, name = reference_kind(ref)
+    if kind == "cite" and name not in library.cards[slug].references:
+        raise LookupError(f"[[{ref}]]: unknown reference{nearest(name, library.cards[slug].references)}")
+    if kind == "run" and slug in runs and name not in runs[slug]:
+        raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug])}")
+    if kind == "number":
+        find(library, slug, name)
+    if kind == "card" and name not in library.cards:
+        raise LookupError(f"[[{ref}]]: unknown card{nearest(name, library.cards)}")
+    return ""
+
+
+def reference_kind(ref: str) -> tuple[str, str]:
+    """What the inside of `[[...]]` names: ("cite", key), ("run", result), ("number", reference) or ("card", slug)."""
+    if ref.startswith("@"):
+        return "cite", ref[1:]
+    if ref.startswith("run:"):
+        return "run", ref[4:].strip()
+    return ("number", ref) if "/" in ref else ("card", ref)
+
+
+def _check_assertions(
+    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
+) -> Iterator[Problem]:
+    card, source = library.cards[slug], library.sources[slug]
+    for where, value in walk(card):
+        if isinstance(value, Reported):
+            yield from _check_reported(library, slug, where, value)
+    for side in ("pros", "cons"):
+        for i, claim in enumerate(getattr(card, side)):
+            for k, assertion in enumerate(claim.shown):
+                where = (side, i, "shown", *([k] if (side, i, "shown", k) in source.positions else []))
+                owner = assertion.result.rpartition("/")[0] or slug
+                if owner not in examples:
+                    yield source.problem(where, f"there is no example {owner!r}{nearest(owner, examples)}")
+                elif (finding := check_shown(slug, assertion, runs)).holds is None and owner in runs:
+                    yield source.problem(where, finding.remark)
+
+
+def _check_reported(library: Library, slug: str, where: Path_, assertion: Reported) -> Iterator[Problem]:
+    source = library.sources[slug]
+    if assertion.licence is None:
+        try:
+            operands(library, slug, assertion)
+        except LookupError as error:
+            yield source.problem(where, str(error.args[0]))
+            return
+    finding = check_reported(library, slug, assertion)
+    if finding.holds is None:
+        yield source.problem(where, f"{finding.assertion}: {finding.remark}")
+    elif not finding.holds:
+        yield source.problem(where, f"the assertion does not hold: {finding.assertion}", "warning")
+
+
+def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
+    card, source = library.cards[slug], library.sources[slug]
+    texts = Counter(claim.claim.strip().lower() for claim in (*card.pros, *card.cons))
+    for side in ("pros", "cons"):
+        for i, claim in enumerate(getattr(card, side)):
+            if texts[claim.claim.strip().lower()] > 1:
+                yield source.problem((side, i, "claim"), "this claim stands twice on the card")
+            if claim.corrected and claim.outdated:
+                yield source.problem((side, i), "a claim is either corrected or outdated, not both")
+
+
+def _check_references_used(library: Library, slug: str) -> Iterator[Problem]:
+    card, source = library.cards[slug], library.sources[slug]
+    used = {card.paper} | {table.source for table in card.tables.values()}
+    for where, value in walk(card):
+        if where[:1] != ("references",) and isinstance(value, str):
+            used |= {value} if where and where[-1] == "reference" else set()
+            used |= {ref[1:] for ref in prose.references(value) if ref.startswith("@")}
+    for key in card.references:
+        if key not in used:
+            yield source.problem(("references", key), f"the reference {key!r} is never cited", "warning")

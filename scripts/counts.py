@@ -1,0 +1,101 @@
+"""Counting parameters and MACs of published architectures; cached by what they depend on.
+
+`needed` and `read` import no torch; `count` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.cards import Library
+from scripts.knowledge import Counted
+from scripts.project import Project
+from scripts.runs import pins
+
+
+def digest(project: Project) -> str:
+    """Hash of all that a count depends on: our definitions and the pinned libraries."""
+    sources = [Path(__file__), Path(__file__).with_name("architectures.py")]
+    total = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    total.update("\n".join(pins(project)).encode())
+    return total.hexdigest()[:16]
+
+
+def needed(library: Library) -> list[str]:
+    """`build @ input` of every variant that can be built, sorted."""
+    counts = (variant.count for card in library.cards.values() for variant in card.variants.values())
+    return sorted({f"{count.build} @ {count.input}" for count in counts if count})
+
+
+def read(project: Project) -> tuple[dict[str, Counted], dict[str, str]]:
+    """The counts there are, and the errors of those that could not be made; empty where they are out of date."""
+    try:
+        stored = json.loads(project.counts.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}, {}
+    if stored.get("digest") != digest(project):
+        return {}, {}
+    return {key: Counted(**value) for key, value in stored["counts"].items()}, dict(stored["errors"])
+
+
+def missing(project: Project, library: Library) -> list[str]:
+    """What has not been counted yet."""
+    counts, errors = read(project)
+    return [key for key in needed(library) if key not in counts and key not in errors]
+
+
+def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
+    """Count these, beside those that are stored already; returns the errors by key."""
+    counts, errors = read(project)
+    for key in keys:
+        try:
+            counts[key] = count(key)
+        except Exception as error:  # a library may raise anything on a model that it cannot trace
+            errors[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+    stored: Mapping[str, Any] = {
+        "digest": digest(project),
+        "counts": {key: vars(value) for key, value in sorted(counts.items())},
+        "errors": dict(sorted(errors.items())),
+    }
+    project.counts.parent.mkdir(parents=True, exist_ok=True)
+    part = project.counts.with_suffix(".part")
+    part.write_text(json.dumps(stored, indent=1), "utf-8")
+    part.replace(project.counts)
+    return errors
+
+
+def count(key: str) -> Counted:
+    """Parameters and MACs of one forward pass of one image, for `library/model @ H x W`.
+
+    torch's counter counts a multiplication and an addition as two operations: MACs are half of it.
+
+    Raises:
+        LookupError: the model is not known.
+    """
+    name, _, size_text = key.partition(" @ ")
+    size = tuple(int(part) for part in size_text.split(" x "))
+    try:
+        parameters, flops = _count_on("meta", name, size)
+    except (NotImplementedError, RuntimeError):  # the path depends on values: proposals, masks
+        parameters, flops = _count_on("cpu", name, size)
+    return Counted(float(parameters), flops / 2, size_text)
+
+
+def _count_on(device: str, name: str, size: tuple[int, ...]) -> tuple[int, int]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from scripts.architectures import CHANNELS, build
+
+    channels = CHANNELS.get(name, 3)
+    shape = (1, channels, *size) if len(size) == 2 else (1, size[0], channels, *size[1:])
+    torch.manual_seed(0)
+    with torch.device(device), torch.no_grad():
+        model = build(name, size)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.rand(shape))
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops()

@@ -1,0 +1,176 @@
+"""What the site offers to programs: `site/api/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from scripts.evidence import Finding, Judged
+from scripts.knowledge import SIZE_METRICS, Knowledge, introduction, size_of, variant_numbers
+from scripts.numbers import Published
+from scripts.pages import addresses
+from scripts.schema import Card, Cite, Relation, Stated
+
+
+def render(knowledge: Knowledge) -> dict[str, str]:
+    """The text of each file of the interface, by path below `docs/`."""
+    slugs = [card.slug for card in knowledge.cards]
+    index = {"schema": 1, "generated": dict(knowledge.generated), "models": slugs}
+    files = {"api/models.json": index} | {
+        f"api/models/{card.slug}.json": model(card, knowledge) for card in knowledge.cards
+    }
+    return {
+        path: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n" for path, value in files.items()
+    }
+
+
+def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+    """All that is known of one model. Prose is Markdown as in the card."""
+    intro = introduction(card)
+    return {
+        "slug": card.slug,
+        "name": card.name,
+        "title": intro.title,
+        "year": intro.year,
+        "venue": intro.venue,
+        "authors": list(intro.authors),
+        "arxiv": intro.arxiv,
+        "doi": intro.doi,
+        "code_url": intro.code,
+        "family": card.family,
+        "tasks": list(card.tasks),
+        "purpose": card.purpose,
+        "concept": card.concept,
+        "confused_with": list(card.confused_with),
+        "licences": {**card.licences.model_dump(exclude={"source"}), **_place(card.licences.source)},
+        "pros": [_claim(judged) for judged in knowledge.pros(card.slug)],
+        "cons": [_claim(judged) for judged in knowledge.cons(card.slug)],
+        "use_when": [advice.when for advice in card.use_when],
+        "avoid_when": [advice.when for advice in card.avoid_when],
+        "alternatives": sorted({advice.choose for advice in card.avoid_when if advice.choose}),
+        "builds_on": [relation.card for relation in card.builds_on if relation.card],
+        "succeeded_by": [relation.card for relation in card.succeeded_by if relation.card],
+        "lineage": {
+            "builds_on": [_relation(relation) for relation in card.builds_on],
+            "succeeded_by": [_relation(relation) for relation in card.succeeded_by],
+        },
+        "variants": [_variant(card, key, knowledge) for key in card.variants],
+        "example": _example(card, knowledge),
+        "limitations": [_stated(stated) for stated in card.limitations],
+        "references": [
+            {**reference.model_dump(mode="json"), "id": key, "url": reference.url or addresses(reference)[0][1]}
+            for key, reference in card.references.items()
+        ],
+        "notes": [_stated(stated) for stated in card.notes],
+        "reviewed": card.reviewed.isoformat(),
+    }
+
+
+def _claim(judged: Judged) -> dict[str, Any]:
+    claim = judged.claim
+    revision = claim.corrected or claim.outdated
+    return {
+        "text": claim.claim,
+        "because": claim.because,
+        "verdict": judged.verdict.value,
+        "reported": _joined(judged.reported, "source", "where"),
+        "shown": _joined(judged.shown, "observed"),
+        "stated": _place(claim.source) if claim.source else None,
+        "revision": {"reason": revision.reason, **_place(revision.source)} if revision else None,
+    }
+
+
+def _joined(findings: tuple[Finding, ...], *fields: str) -> dict[str, Any] | None:
+    """Several assertions as one: they hold together or not at all; each is kept under `all`."""
+    if not findings:
+        return None
+    holds = [finding.holds for finding in findings]
+    each = [
+        {"assertion": f.assertion, "holds": f.holds, "remark": f.remark, **{name: getattr(f, name) for name in fields}}
+        for f in findings
+    ]
+    together = False if False in holds else None if None in holds else True
+    assertion = " and ".join(finding.assertion for finding in findings)
+    return {**each[0], "assertion": assertion, "holds": together, "all": each}
+
+
+def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
+    variant = card.variants[key]
+    counted = knowledge.counted(variant)
+    numbers = variant_numbers(card, key)
+    return {
+        "id": key,
+        "name": variant.name,
+        "params_m": _cost(size_of(card, key, "parameters"), counted.parameters if counted else None, 1e6),
+        "macs_g": {
+            **_cost(size_of(card, key, "macs"), counted.macs if counted else None, 1e9),
+            "input": counted.input if counted else None,
+        },
+        "difference": variant.count.differs if variant.count else None,
+        "metrics": [_metric(number, knowledge) for number in numbers if number.metric not in SIZE_METRICS],
+        "latency": [],
+    }
+
+
+def _cost(reported: Published | None, counted: float | None, unit: float) -> dict[str, Any]:
+    return {
+        "reported": round(reported.quantity.value / unit, 6) if reported else None,
+        "counted": round(counted / unit, 6) if counted else None,
+        "source": reported.source if reported else None,
+        "where": reported.where if reported else None,
+    }
+
+
+def _metric(number: Published, knowledge: Knowledge) -> dict[str, Any]:
+    words = knowledge.library.vocabulary.get("metrics", {}).get(number.metric, {})
+    conditions = number.conditions.model_dump(exclude_none=True)
+    return {
+        "dataset": conditions.pop("dataset", None),
+        "split": conditions.pop("split", None),
+        "metric": number.metric,
+        "value": number.quantity.value,
+        "unit": words.get("unit", ""),
+        "conditions": conditions,
+        "source": number.source,
+        "where": number.where,
+    }
+
+
+def _example(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+    run = knowledge.run(card.slug)
+    if run is None:
+        return None
+    record: Mapping[str, Any] = run.record or {}
+    kept = ("mean", "std", "values", "unit", "meaning")
+    folder = f"figures/{card.slug}/"
+    return {
+        "script": f"examples/{card.slug}.py",
+        "page": f"examples/{card.slug}/",
+        "notebook": f"examples/{card.slug}.ipynb",
+        "device": record.get("device"),
+        "preset": record.get("preset"),
+        "seconds": record.get("seconds"),
+        "seeds": record.get("seeds", []),
+        "results": {name: {key: result[key] for key in kept} for name, result in run.results.items()},
+        "figures": [
+            {
+                "name": figure["name"], "caption": figure["caption"], "alt": figure["alt"],
+                **{scheme: folder + figure[scheme].rpartition("/")[2] for scheme in ("light", "dark")},
+            }
+            for figure in record.get("figures", [])
+        ],
+        "status": run.status if run.status in ("ok", "failed") else "not run",
+    }  # fmt: skip
+
+
+def _relation(relation: Relation) -> dict[str, Any]:
+    return relation.model_dump()
+
+
+def _stated(stated: Stated) -> dict[str, Any]:
+    return {"text": stated.text, **(_place(stated.source) if stated.source else {})}
+
+
+def _place(cite: Cite) -> dict[str, str]:
+    return {"source": cite.reference, "where": cite.where}

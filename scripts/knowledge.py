@@ -1,0 +1,166 @@
+"""All that the site knows, joined: cards, runs and counts. Pages and exports are views of it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.cards import Library
+from scripts.evidence import Judged, Verdict, judge
+from scripts.numbers import Published, published
+from scripts.runs import Run
+from scripts.schema import Card, Conditions, Reference, Row, Variant
+
+SIZE_METRICS = ("parameters", "macs", "flops")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted from a built architecture."""
+
+    parameters: float
+    macs: float
+    input: str
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with."""
+
+    library: Library
+    runs: Mapping[str, Run]
+    counts: Mapping[str, Counted]
+    generated: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cards(self) -> list[Card]:
+        return [self.library.cards[slug] for slug in sorted(self.library.cards)]
+
+    @functools.cached_property
+    def _judged(self) -> dict[str, tuple[tuple[Judged, ...], tuple[Judged, ...]]]:
+        results = {slug: run.results for slug, run in self.runs.items() if run.record}
+        return {
+            card.slug: (
+                tuple(judge(self.library, card.slug, claim, results) for claim in card.pros),
+                tuple(judge(self.library, card.slug, claim, results) for claim in card.cons),
+            )
+            for card in self.library.cards.values()
+        }
+
+    def pros(self, slug: str) -> tuple[Judged, ...]:
+        return self._judged[slug][0]
+
+    def cons(self, slug: str) -> tuple[Judged, ...]:
+        return self._judged[slug][1]
+
+    def verdicts(self, slug: str | None = None) -> Counter[Verdict]:
+        """How many claims stand how, for one card or for all."""
+        slugs = [slug] if slug else list(self.library.cards)
+        return Counter(judged.verdict for one in slugs for judged in (*self.pros(one), *self.cons(one)))
+
+    def surprises(self) -> Iterator[str]:
+        """Assertions that came out otherwise than their card says, one line each."""
+        for card in self.cards:
+            for side, claims in (("pros", self.pros(card.slug)), ("cons", self.cons(card.slug))):
+                for i, judged in enumerate(claims):
+                    place = self.library.sources[card.slug].problem((side, i), "")
+                    for finding in judged.surprises:
+                        said = "shows here, though the card says it does not" if finding.holds else "does not hold"
+                        yield f"{place.path}:{place.line}:{place.column}: {judged.claim.claim!r} {said}: {finding.assertion}"
+
+    def run(self, slug: str) -> Run | None:
+        return self.runs.get(slug)
+
+    def counted(self, variant: Variant) -> Counted | None:
+        count = variant.count
+        return self.counts.get(f"{count.build} @ {count.input}") if count else None
+
+
+def introduction(card: Card) -> Reference:
+    """The reference that introduces the model."""
+    return card.references[card.paper]
+
+
+def variant_numbers(card: Card, variant_id: str) -> list[Published]:
+    return [number for number in published(card) if number.variant == variant_id]
+
+
+def size_of(card: Card, variant_id: str, metric: str) -> Published | None:
+    """The first published figure of a variant's size or cost."""
+    return next((number for number in variant_numbers(card, variant_id) if number.metric == metric), None)
+
+
+def difference(reported: float, counted: float) -> float:
+    """Relative difference of a count to the published figure."""
+    return counted / reported - 1
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table of a card as a page shows it: the metrics that occur, and one row per variant."""
+
+    id: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, Variant, Row], ...]
+
+
+def tables_of(card: Card) -> list[TableView]:
+    """The tables of a card that have rows, in the card's order."""
+    views = []
+    for table_id in card.tables:
+        rows = tuple((key, v, v.numbers[table_id]) for key, v in card.variants.items() if table_id in v.numbers)
+        metrics = dict.fromkeys(metric for _, _, row in rows for metric in row.values)
+        if rows:
+            views.append(TableView(table_id, tuple(metrics), rows))
+    return views
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Numbers of one metric that may be ranked against each other: all their conditions agree."""
+
+    conditions: tuple[tuple[str, str], ...]
+    numbers: tuple[Published, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All numbers of one metric on one dataset and split, in groups that are comparable within."""
+
+    dataset: str
+    split: str
+    metric: str
+    rankings: tuple[Ranking, ...]
+
+
+def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
+    """Every quality metric that numbers of at least two variants share, ranked only where conditions agree."""
+    metrics = knowledge.library.vocabulary.get("metrics", {})
+    groups: dict[tuple[str, str, str], list[Published]] = {}
+    for card in knowledge.cards:
+        for number in published(card):
+            words = metrics.get(number.metric, {})
+            if words.get("kind") == "quality" and number.conditions.dataset:
+                key = (number.conditions.dataset, number.conditions.split or "", number.metric)
+                groups.setdefault(key, []).append(number)
+    found = [Benchmark(*key, _rankings(numbers, metrics[key[2]])) for key, numbers in sorted(groups.items())]
+    return [benchmark for benchmark in found if sum(len(ranking.numbers) for ranking in benchmark.rankings) > 1]
+
+
+def _rankings(numbers: list[Published], metric: Mapping[str, Any]) -> tuple[Ranking, ...]:
+    sign = -1 if metric.get("better") == "higher" else 1
+    groups: dict[tuple[tuple[str, str], ...], list[Published]] = {}
+    for number in numbers:
+        groups.setdefault(_conditions_key(number.conditions), []).append(number)
+    ranked = [
+        Ranking(key, tuple(sorted(group, key=lambda n: sign * n.quantity.value))) for key, group in groups.items()
+    ]
+    return tuple(sorted(ranked, key=lambda ranking: sign * ranking.numbers[0].quantity.value))
+
+
+def _conditions_key(conditions: Conditions) -> tuple[tuple[str, str], ...]:
+    named = conditions.model_dump(exclude_none=True, exclude={"dataset", "split"})
+    return tuple(sorted(named.items()))

@@ -1,0 +1,31 @@
+"""A card and an example to start from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import resources
+
+from scripts import site
+from scripts.project import Project
+from scripts.schema import SLUG
+
+
+def new(project: Project, slug: str) -> int:
+    """Write `model_cards/<slug>.yml` and `examples/<slug>.py`; 1 if the slug is malformed or taken."""
+    if not re.fullmatch(SLUG, slug):
+        print(f"{slug!r} is no slug: small letters, digits and single hyphens, for example mask-rcnn", file=sys.stderr)
+        return 1
+    targets = {"card.yml": project.cards / f"{slug}.yml", "example.py": project.examples / f"{slug}.py"}
+    taken = [path for path in targets.values() if path.exists()]
+    if taken:
+        print(
+            f"{', '.join(path.relative_to(project.root).as_posix() for path in taken)} exists already", file=sys.stderr
+        )
+        return 1
+    for name, path in targets.items():
+        text = resources.files("scripts").joinpath("templates", "new", name).read_text("utf-8")
+        site.write(path, text.replace("SLUG", slug).encode())
+        print(f"wrote {path.relative_to(project.root).as_posix()}")
+    print("next: fill in the card, then python -m scripts check")
+    return 0

@@ -1,0 +1,141 @@
+"""Published numbers: finding them by reference, and comparing two of them only where that is fair.
+
+`variant/metric`, `variant/table/metric`, and both with another card's slug in front, name a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.cards import Library, nearest
+from scripts.schema import Card, Conditions, Quantity
+
+# Conditions that have to agree for two numbers of a kind. The first group can never differ; a difference in the second
+# can be acknowledged by an assertion (`despite`), and is then named on the page.
+MUST_AGREE: Mapping[str, tuple[str, ...]] = {
+    "size": (),
+    "compute": (),
+    "quality": ("dataset", "split", "metric"),
+    "speed": ("hardware",),
+    "memory": ("hardware",),
+    "cost": (),
+}
+MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
+    "size": (),
+    "compute": ("input", "tta", "framework"),
+    "quality": ("input", "schedule", "pretraining", "protocol", "framework", "tta"),
+    "speed": ("input", "precision", "batch", "nms", "framework", "tta"),
+    "memory": ("input", "precision", "batch", "framework"),
+    "cost": ("dataset", "framework"),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number of one variant, with all that is needed to judge it."""
+
+    card: str
+    variant: str
+    table: str
+    metric: str
+    quantity: Quantity
+    conditions: Conditions
+    source: str
+    where: str
+    note: str | None
+    halved: bool = False
+    """True for MACs computed as half of the FLOPs that the source prints."""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.card}/{self.variant}/{self.table}/{self.metric}"
+
+
+def published(card: Card) -> Iterator[Published]:
+    """Every number of a card, in its order; FLOPs are followed by the MACs they stand for."""
+    for variant_id, variant in card.variants.items():
+        for table_id, row in variant.numbers.items():
+            table = card.tables.get(table_id)
+            if table is None:
+                continue
+            own = row.conditions.model_dump(exclude_none=True)
+            conditions = table.conditions.model_copy(update=own)
+            for metric, quantity in row.values.items():
+                number = Published(
+                    card.slug, variant_id, table_id, metric, quantity, conditions,
+                    table.source, row.where or table.where, row.note,
+                )  # fmt: skip
+                yield number
+                if metric == "flops" and "macs" not in row.values:
+                    yield _macs_from_flops(number)
+
+
+def _macs_from_flops(number: Published) -> Published:
+    value = number.quantity.value / 2
+    halved = Quantity(printed=si(value), value=value)
+    return Published(**{**vars(number), "metric": "macs", "quantity": halved, "halved": True})
+
+
+def si(value: float) -> str:
+    """`15.4 G` for 15.4e9: three significant digits."""
+    for suffix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {suffix}" if abs(value) < 1000 * size else f"{value / size:.0f} {suffix}"
+    return f"{value:.3g}"
+
+
+def find(library: Library, home: str, ref: str) -> Published:
+    """The number that `ref` names, seen from the card `home`.
+
+    Raises:
+        LookupError: there is no such card, variant, table or number (with the nearest name), or there are several.
+    """
+    parts = ref.split("/")
+    card = library.cards.get(home)
+    if card is None or parts[0] not in card.variants:
+        card = library.cards.get(parts[0])
+        if card is None or len(parts) == 2:
+            known = library.cards[home].variants if home in library.cards else {}
+            raise LookupError(f"{ref}: no variant or card {parts[0]!r}{nearest(parts[0], [*known, *library.cards])}")
+        parts = parts[1:]
+    return _find_in_card(card, parts, ref)
+
+
+def _find_in_card(card: Card, parts: list[str], ref: str) -> Published:
+    if parts[0] not in card.variants:
+        raise LookupError(f"{ref}: no variant {parts[0]!r} in {card.slug}{nearest(parts[0], card.variants)}")
+    of_variant = [number for number in published(card) if number.variant == parts[0]]
+    if len(parts) == 3:
+        tables = {number.table for number in of_variant}
+        if parts[1] not in tables:
+            raise LookupError(f"{ref}: {parts[0]} has no numbers in table {parts[1]!r}{nearest(parts[1], tables)}")
+        of_variant = [number for number in of_variant if number.table == parts[1]]
+    found = [number for number in of_variant if number.metric == parts[-1]]
+    if not found:
+        raise LookupError(f"{ref}: no number {parts[-1]!r}{nearest(parts[-1], {n.metric for n in of_variant})}")
+    if len(found) > 1:
+        choices = " or ".join(f"{parts[0]}/{number.table}/{parts[-1]}" for number in found)
+        raise LookupError(f"{ref}: stands in several tables, write {choices}")
+    return found[0]
+
+
+def differences(a: Published, b: Published, metrics: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Names of the conditions that differ: those that forbid a comparison, and those that may be acknowledged.
+
+    A different metric forbids it, under the name `metric`.
+    """
+    if a.metric != b.metric:
+        return ["metric"], []
+    kind = metrics.get(a.metric, {}).get("kind", "quality")
+    differing = [name for name in Conditions.model_fields if getattr(a.conditions, name) != getattr(b.conditions, name)]
+    return [n for n in differing if n in MUST_AGREE[kind]], [n for n in differing if n in MAY_DIFFER[kind]]
+
+
+def difference_text(a: Published, b: Published, names: list[str]) -> str:
+    """`schedule (500 epochs against 109 epochs)`, for each differing condition."""
+    return "; ".join(
+        f"{n} ({getattr(a.conditions, n) or 'not given'} against {getattr(b.conditions, n) or 'not given'})"
+        for n in names
+    )

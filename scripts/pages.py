@@ -1,0 +1,480 @@
+"""Pages: views of the knowledge, rendered through `templates/` into Markdown with HTML blocks.
+
+Nothing is read or written here but the templates: `render` returns the text of each page by its path below `docs/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from scripts import prose
+from scripts.bibtex import bibtex
+from scripts.cells import Cell
+from scripts.checks import reference_kind
+from scripts.evidence import Finding, Verdict
+from scripts.knowledge import (
+    Knowledge,
+    benchmarks,
+    difference,
+    introduction,
+    size_of,
+    tables_of,
+    variant_numbers,
+)  # fmt: skip
+from scripts.numbers import Published, find, si
+from scripts.runs import Run
+from scripts.schema import Advice, Card, Cite, Conditions, Reference
+
+MARKS = {
+    Verdict.BOTH: "✓✓", Verdict.SHOWN: "✓", Verdict.REPORTED: "§", Verdict.NOTED: "○",
+    Verdict.NOT_SHOWN: "✗", Verdict.OUTDATED: "↻", Verdict.CORRECTED: "!",
+}  # fmt: skip
+LEGEND = {
+    Verdict.BOTH: "a run made here and a published figure support it",
+    Verdict.SHOWN: "a run made here supports it, for every seed",
+    Verdict.REPORTED: "a published figure supports it, with its exact place",
+    Verdict.NOTED: "said, but nothing checks it yet",
+    Verdict.NOT_SHOWN: "the run made here does not support it",
+    Verdict.OUTDATED: "true once, with what changed",
+    Verdict.CORRECTED: "wrong, with what is true",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example as its page shows it."""
+
+    slug: str
+    title: str
+    cells: tuple[Cell, ...]
+
+
+def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: str) -> dict[str, str]:
+    """The text of every generated page, by path below `docs/`."""
+    site = _Site(knowledge, examples, repository)
+    pages = {f"models/{card.slug}.md": site.model(card) for card in knowledge.cards}
+    pages |= {f"examples/{slug}.md": site.example(example) for slug, example in examples.items()}
+    pages["index.md"] = site.overview("home.md.j2", root="")
+    pages["models/index.md"] = site.overview("models.md.j2", root="../")
+    pages["tasks/index.md"] = site.tasks()
+    pages["numbers/index.md"] = site.numbers()
+    pages["examples/index.md"] = site.examples_index()
+    pages["glossary/index.md"] = site.glossary()
+    return {path: _tidy(text) for path, text in sorted(pages.items())}
+
+
+def _tidy(text: str) -> str:
+    """No trailing blanks, no runs of empty lines: templates leave both."""
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+
+
+@dataclass
+class _Site:
+    knowledge: Knowledge
+    example_pages: Mapping[str, Example]
+    repository: str
+
+    def model(self, card: Card) -> str:
+        root = "../../"
+        run = self.knowledge.run(card.slug)
+        record = run.record if run else None
+        figures = {figure["name"]: figure for figure in record["figures"]} if record else {}
+        hero = figures.get(card.hero or "")
+        judged = (*self.knowledge.pros(card.slug), *self.knowledge.cons(card.slug))
+        in_experiments = (
+            {name for experiment in record["experiments"] for name in experiment["figures"]} if record else ()
+        )
+        return _template("model.md.j2").render(
+            self._common(root, card) | {
+                "card": card, "intro": introduction(card), "run": run, "record": record, "figures": figures, "hero": hero,
+                "pros": self.knowledge.pros(card.slug), "cons": self.knowledge.cons(card.slug),
+                "verdicts": _ordered(self.knowledge.verdicts(card.slug)), "claims_count": len(judged),
+                "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
+                "chips": _chips(card, self.knowledge), "sizes": _sizes(card, self.knowledge),
+                "tables": _tables(card, self.knowledge), "bibtex": Markup(bibtex(card.references)),
+            }
+        )  # fmt: skip
+
+    def example(self, example: Example) -> str:
+        root = "../../"
+        card = self.knowledge.library.cards.get(example.slug)
+        run = self.knowledge.run(example.slug)
+        record = run.record if run else None
+        figures = list(record["figures"]) if record else []
+        return _template("example.md.j2").render(
+            self._common(root, card) | {
+                "slug": example.slug, "name": card.name if card else example.slug, "has_card": card is not None,
+                "title": example.title, "run": run, "record": record, "fence": "`" * 5,
+                "slug_file": f"../{example.slug}", "cells": [_cell_view(cell, figures) for cell in example.cells],
+            }
+        )  # fmt: skip
+
+    def overview(self, template: str, root: str) -> str:
+        verdicts = _ordered(self.knowledge.verdicts())
+        return _template(template).render(
+            self._common(root) | {
+                "entries": [self._entry(card) for card in self.knowledge.cards], "verdicts": verdicts,
+                "claims_count": sum(verdicts.values()), "legend": LEGEND,
+            }
+        )  # fmt: skip
+
+    def _entry(self, card: Card) -> dict[str, Any]:
+        run = self.knowledge.run(card.slug)
+        figures = run.record["figures"] if run and run.record else []
+        hero = next((figure for figure in figures if figure["name"] == card.hero), None)
+        return {
+            "card": card,
+            "intro": introduction(card),
+            "hero": hero,
+            "verdicts": _ordered(self.knowledge.verdicts(card.slug)),
+        }
+
+    def tasks(self) -> str:
+        words = self.knowledge.library.vocabulary.get("tasks", {})
+        tasks = [
+            {"name": name, "definition": text, "cards": [card for card in self.knowledge.cards if name in card.tasks]}
+            for name, text in sorted(words.items())
+        ]
+        return _template("tasks.md.j2").render(
+            self._common("../") | {"tasks": [task for task in tasks if task["cards"]]}
+        )
+
+    def numbers(self) -> str:
+        views = [_benchmark_view(benchmark, self.knowledge) for benchmark in benchmarks(self.knowledge)]
+        return _template("numbers.md.j2").render(self._common("../") | {"benchmarks": views})
+
+    def examples_index(self) -> str:
+        rows = [
+            {"slug": slug, "name": self._name(slug), "run": self.knowledge.run(slug) or Run(slug, "not run")}
+            for slug in sorted(self.example_pages)
+        ]
+        return _template("examples.md.j2").render(self._common("../") | {"rows": rows})
+
+    def _name(self, slug: str) -> str:
+        card = self.knowledge.library.cards.get(slug)
+        return card.name if card else slug
+
+    def glossary(self) -> str:
+        terms = self.knowledge.library.vocabulary.get("glossary", {})
+        cards = self.knowledge.library.cards
+        views = [
+            {
+                "name": name, "anchor": slugify(name), "see": [cards[slug] for slug in entry.get("see", []) if slug in cards],
+                "definition": Markup(prose.to_html(entry["definition"], lambda ref: html.escape(ref), inline=True)),
+            }
+            for name, entry in sorted(terms.items(), key=lambda item: item[0].lower())
+        ]  # fmt: skip
+        return _template("glossary.md.j2").render(self._common("../") | {"terms": views})
+
+    def _common(self, root: str, card: Card | None = None) -> dict[str, Any]:
+        writer = _Writer(self.knowledge, root, card)
+        return {
+            "root": root, "repository": self.repository, "front": _front, "prose": writer.prose, "source": writer.source,
+            "cite": writer.cite, "instead": writer.instead, "place": writer.place, "evidence_link": writer.evidence_link,
+        }  # fmt: skip
+
+
+@dataclass
+class _Writer:
+    """Writes the prose of one page: knows whose page it is and where the root lies, and links each term once."""
+
+    knowledge: Knowledge
+    root: str
+    card: Card | None
+
+    @functools.cached_property
+    def _glossary(self) -> prose.Glossary:
+        terms = self.knowledge.library.vocabulary.get("glossary", {})
+        return prose.Glossary([(pattern, f"{self.root}glossary/#{anchor}") for pattern, anchor in _patterns_of(terms)])
+
+    def prose(self, text: str, inline: bool = False) -> Markup:
+        return Markup(prose.to_html(text, self._resolve, self._glossary if self.card else None, inline))
+
+    def _resolve(self, ref: str) -> str:
+        kind, name = reference_kind(ref)
+        if kind == "cite":
+            return str(self.cite(name))
+        if kind == "run":
+            return self._result(name)
+        if kind == "number":
+            assert self.card is not None
+            return self._number(find(self.knowledge.library, self.card.slug, name))
+        card = self.knowledge.library.cards[name]
+        return f'<a href="{self.root}models/{name}/">{html.escape(card.name)}</a>'
+
+    def _number(self, number: Published) -> str:
+        assert self.card is not None
+        page = "" if number.card == self.card.slug else f"{self.root}models/{number.card}/"
+        title = f"{number.where}{', half of the FLOPs printed there' if number.halved else ''}"
+        return (
+            f'<a class="number" href="{page}#table-{number.table}" title="{html.escape(title)}">'
+            f"{html.escape(number.quantity.printed)}</a>"
+        )
+
+    def _result(self, name: str) -> str:
+        run = self.knowledge.run(self.card.slug) if self.card else None
+        if run is None or name not in run.results:
+            return '<span class="number">(not run yet)</span>'
+        result = run.results[name]
+        title = f"{result['meaning']}: {', '.join(map(short, result['values']))} {result['unit']}"
+        return f'<a class="number" href="#result-{name}" title="{html.escape(title)}">{short(result["mean"])}</a>'
+
+    def cite(self, key: str) -> Markup:
+        assert self.card is not None
+        reference = self.card.references[key]
+        family = (
+            reference.authors[0].split()[-1]
+            if reference.type in ("article", "inproceedings", "preprint")
+            else reference.authors[0]
+        )
+        more = " et al." if len(reference.authors) > 1 else ""
+        return Markup('<a class="cite" href="#ref-{}">{}{}, {}</a>').format(key, family, more, reference.year)
+
+    def source(self, cite: Cite) -> Markup:
+        return Markup("[{}: {}]").format(self.cite(cite.reference), cite.where)
+
+    def place(self, finding: Finding) -> Markup:
+        """Where a finding's numbers stand: of this card as a citation, of another as a link to its table."""
+        if not finding.numbers:
+            return self.source(Cite(reference=finding.source, where=finding.where)) if finding.source else Markup("")
+        assert self.card is not None
+        places = []
+        for number in finding.numbers:
+            if number.card == self.card.slug:
+                places.append(self.source(Cite(reference=number.source, where=number.where)))
+            else:
+                name = self.knowledge.library.cards[number.card].name
+                link = Markup('[<a href="{}models/{}/#table-{}">{}</a>: {}]')
+                places.append(link.format(self.root, number.card, number.table, name, number.where))
+        return Markup(" ").join(dict.fromkeys(places))
+
+    def instead(self, advice: Advice) -> Markup:
+        if advice.choose is None:
+            return Markup("")
+        name = self.knowledge.library.cards[advice.choose].name
+        return Markup(' <a class="instead" href="{}models/{}/">→ {}</a>').format(self.root, advice.choose, name)
+
+    def evidence_link(self, finding: Finding) -> str:
+        owner = finding.observed["card"]
+        page = "" if self.card and owner == self.card.slug else f"{self.root}models/{owner}/"
+        return f"{page}#experiment-{finding.observed['experiment']}"
+
+
+def _patterns_of(terms: Mapping[str, Any]) -> list[tuple[re.Pattern[str], str]]:
+    """A pattern for each term and its other spellings; acronyms keep their case."""
+    patterns = []
+    for name, entry in sorted(terms.items(), key=lambda item: -len(item[0])):
+        spellings = sorted([name, *entry.get("aliases", [])], key=len, reverse=True)
+        choice = "|".join(re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})" for word in spellings)
+        patterns.append((re.compile(rf"(?<![\w-])(?:{choice})s?(?![\w-])"), slugify(name)))
+    return patterns
+
+
+def _front(fields: Mapping[str, Any]) -> Markup:
+    """YAML front matter; JSON is YAML, and quotes whatever a title holds."""
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    return Markup("---\n" + "\n".join(lines) + "\n---\n")
+
+
+def _ordered(counts: Mapping[Verdict, int]) -> dict[str, int]:
+    return {verdict.value: counts[verdict] for verdict in Verdict if counts.get(verdict)}
+
+
+def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A cell of an example; a code cell is followed by the figures whose names it contains."""
+    if cell.is_code:
+        drawn = [figure for figure in figures if f'"{figure["name"]}"' in cell.text and _first_place(figure, cell)]
+        return {"code": cell.text, "figures": drawn}
+    parts = prose.sections(cell.text, lambda ref: html.escape(ref))
+    views = [{"level": level, "text": text} if level else {"html": Markup(text)} for level, text in parts]
+    return {"parts": views, "figures": []}
+
+
+def _first_place(figure: Mapping[str, Any], cell: Cell) -> bool:
+    """A figure is drawn in the cell that calls `figure("name", ...)`; other cells may mention its name."""
+    return re.search(rf'figure\(\s*"{figure["name"]}"', cell.text) is not None
+
+
+def _chips(card: Card, knowledge: Knowledge) -> list[str]:
+    """Size range, and the best figure of the first table with one."""
+    sizes = [number for key in card.variants if (number := size_of(card, key, "parameters"))]
+    chips = []
+    if sizes:
+        low, high = (f(sizes, key=lambda n: n.quantity.value).quantity.printed for f in (min, max))
+        chips.append(f"{low} parameters" if low == high else f"{low} to {high} parameters")
+    headline = _headline(card, knowledge)
+    return [*chips, *([headline] if headline else [])]
+
+
+def _headline(card: Card, knowledge: Knowledge) -> str | None:
+    metrics = knowledge.library.vocabulary.get("metrics", {})
+    quality = [
+        n
+        for key in card.variants
+        for n in variant_numbers(card, key)
+        if metrics.get(n.metric, {}).get("kind") == "quality"
+    ]
+    if not quality:
+        return None
+    first = quality[0]
+    same = [n for n in quality if (n.metric, n.table) == (first.metric, first.table)]
+    best = (max if metrics[first.metric]["better"] == "higher" else min)(same, key=lambda n: n.quantity.value)
+    where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
+    return f"{_with_unit(best, metrics)} {metrics[best.metric]['label']}{' on ' + where if where else ''}"
+
+
+def _with_unit(number: Published, metrics: Mapping[str, Any]) -> str:
+    unit = metrics.get(number.metric, {}).get("unit", "")
+    return f"{number.quantity.printed}{' ' + unit if unit and unit != '%' else unit}"
+
+
+def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+    rows = []
+    for key, variant in card.variants.items():
+        counted = knowledge.counted(variant)
+        reported = {metric: size_of(card, key, metric) for metric in ("parameters", "macs")}
+        if counted or any(reported.values()):
+            rows.append({
+                "name": variant.name, "differs": variant.count.differs if variant.count else None,
+                "input": variant.count.input if counted and variant.count else "",
+                "parameters": _reported_counted(reported["parameters"], counted.parameters if counted else None),
+                "macs": _reported_counted(reported["macs"], counted.macs if counted else None),
+            })  # fmt: skip
+    return rows
+
+
+def _reported_counted(reported: Published | None, counted: float | None) -> dict[str, str]:
+    gap = f"{difference(reported.quantity.value, counted):+.1%}" if reported and counted else ""
+    return {
+        "reported": reported.quantity.printed + (" (half of the FLOPs)" if reported.halved else "") if reported else "",
+        "counted": si(counted) if counted else "",
+        "difference": gap.replace("-", "−"),
+    }
+
+
+def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+    metrics = knowledge.library.vocabulary.get("metrics", {})
+    views = []
+    for table in tables_of(card):
+        source = card.tables[table.id]
+        rows = [
+            {
+                "name": variant.name,
+                "cells": [row.values[m].printed if m in row.values else "" for m in table.metrics],
+                "remark": "; ".join(filter(None, [_conditions_text(row.conditions), row.where, row.note])),
+            }
+            for _, variant, row in table.rows
+        ]
+        views.append({
+            "id": table.id, "where": source.where, "note": source.note, "rows": rows,
+            "cite": Cite(reference=source.source, where=source.where), "conditions": _conditions_text(source.conditions),
+            "metrics": [{"label": name, "definition": name, **metrics.get(name, {})} for name in table.metrics],
+            "remarks": any(row["remark"] for row in rows),
+        })  # fmt: skip
+    return views
+
+
+def _conditions_text(conditions: Conditions) -> str:
+    """`COCO val2017, input 800 x 1333, schedule 500 epochs`."""
+    given = conditions.model_dump(exclude_none=True)
+    place = " ".join(given.pop(name) for name in ("dataset", "split") if name in given)
+    rest = [f"{name} {value}" for name, value in given.items()]
+    return ", ".join([*([place] if place else []), *rest])
+
+
+def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, Any]:
+    metric = knowledge.library.vocabulary["metrics"][benchmark.metric]
+    title = f"{metric['label']} on {benchmark.dataset} {benchmark.split}".strip()
+    groups = [
+        {
+            "conditions": ", ".join(f"{name} {value}" for name, value in ranking.conditions)
+            or "no further conditions given",
+            "rows": [_ranked(number, _rank(i, ranking.numbers), knowledge) for i, number in enumerate(ranking.numbers)],
+        }
+        for ranking in benchmark.rankings
+    ]
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    return {
+        "title": title, "anchor": slugify(title), "definition": metric["definition"], "label": metric["label"] + unit,
+        "groups": groups,
+    }  # fmt: skip
+
+
+def _rank(i: int, numbers: Sequence[Published]) -> str:
+    """A rank only where there is something to rank; equal figures share it."""
+    if len(numbers) == 1:
+        return ""
+    return str(next(k for k, number in enumerate(numbers) if number.quantity.value == numbers[i].quantity.value) + 1)
+
+
+def _ranked(number: Published, rank: str, knowledge: Knowledge) -> dict[str, str]:
+    card = knowledge.library.cards[number.card]
+    sizes = {metric: size_of(card, number.variant, metric) for metric in ("parameters", "macs")}
+    return {
+        "rank": rank, "slug": card.slug, "name": card.variants[number.variant].name, "value": number.quantity.printed,
+        "table": number.table, "where": number.where,
+        **{metric: size.quantity.printed if size else "" for metric, size in sizes.items()},
+    }  # fmt: skip
+
+
+def slugify(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, without an exponent for everyday sizes."""
+    if value is None:
+        return ""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.2e}"
+
+
+def _authors(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
+
+
+def addresses(reference: Reference) -> list[tuple[str, str]]:
+    found = [
+        ("doi", f"https://doi.org/{reference.doi}" if reference.doi else None),
+        (f"arXiv:{reference.arxiv}", f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else None),
+        ("page", reference.url),
+        ("code", reference.code),
+    ]
+    return [(label, href) for label, href in found if href]
+
+
+def _heading(text: str) -> Markup:
+    """Text of a Markdown heading: marks are escaped, so that nothing in it is read as Markdown or HTML."""
+    return Markup(re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("scripts"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
+    environment.filters |= {
+        "basename": posixpath.basename, "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "authors": _authors, "addresses": addresses, "heading": _heading,
+    }  # fmt: skip
+    return environment
+
+
+@functools.cache
+def _template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)

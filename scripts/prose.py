@@ -1,0 +1,195 @@
+"""Prose of cards: Markdown with `$math$` and `[[references]]` in, safe HTML out.
+
+Cards come from strangers. HTML in the text is shown as text, links lead to http(s), a page of this site or an anchor,
+and LaTeX becomes MathML while building. What a `[[...]]` leads to is decided by the caller (`Resolver`).
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+from math_core import LatexError, LatexToMathML
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+REFERENCE = re.compile(r"\[\[([^\[\]\n]{1,200})\]\]")
+# A figure with a unit of measurement: it belongs into a table of the card, not into a sentence.
+MEASUREMENT = re.compile(
+    r"(?<![\w./-])\d[\d,]*(?:\.\d+)?\s?"
+    r"(?:%|(?:AP|mAP|mIoU|points?|percent|GFLOPs?|FLOPs|MACs|GB|MB|ms|fps|epochs?|hours?|days)\b|[MGkB]\b)"
+)
+
+Resolver = Callable[[str], str]
+"""From the inside of `[[...]]` to HTML; raises LookupError with a message for the editor."""
+
+
+@functools.cache
+def _converter() -> LatexToMathML:
+    return LatexToMathML()
+
+
+def mathml(latex: str, display: bool = False) -> str:
+    """MathML of a formula.
+
+    Raises:
+        ValueError: the LaTeX cannot be read, with what is wrong.
+    """
+    try:
+        return str(_converter().convert_with_local_state(latex, displaystyle=display))
+    except LatexError as error:
+        first = ANSI.sub("", str(error)).strip().splitlines()[0].removeprefix("Error: ").rstrip(".")
+        raise ValueError(f"the formula ${latex.strip()}$ cannot be read: {first}") from error
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.validateLink = _is_safe_link  # type: ignore[method-assign]
+    parser.use(dollarmath_plugin, allow_space=False, double_inline=True, renderer=_math_html)
+    parser.inline.ruler.before("link", "reference", _reference_rule)
+    parser.add_render_rule("reference", _render_reference)
+    return parser
+
+
+def _math_html(latex: str, options: dict[str, bool]) -> str:
+    return mathml(latex, display=options["display_mode"])
+
+
+def _is_safe_link(url: str) -> bool:
+    return re.match(r"^(https?://|\.{0,2}/|#)", url.strip(), re.IGNORECASE) is not None
+
+
+def _reference_rule(state: StateInline, silent: bool) -> bool:
+    match = REFERENCE.match(state.src, state.pos)
+    if match is None:
+        return False
+    if not silent:
+        state.push("reference", "", 0).content = match[1].strip()
+    state.pos = match.end()
+    return True
+
+
+def _render_reference(
+    _self: object, tokens: list[Token], index: int, _options: object, env: dict[str, Resolver]
+) -> str:
+    return env["resolve"](tokens[index].content)
+
+
+@dataclass
+class Glossary:
+    """Links each term on its first use on a page; make one per page."""
+
+    patterns: Iterable[tuple[re.Pattern[str], str]]
+    """Pattern of a term (with its other spellings), address of its entry."""
+
+    def __post_init__(self) -> None:
+        self._open = list(self.patterns)
+
+    def link(self, text: str) -> list[tuple[str, str | None]]:
+        """Split a text into pieces, each with the address of the term that it is, or None."""
+        hits: list[tuple[int, int, str]] = []
+        still_open = []
+        for pattern, address in self._open:
+            match = next((m for m in pattern.finditer(text) if not _overlaps(m.span(), hits)), None)
+            if match:
+                hits.append((*match.span(), address))
+            else:
+                still_open.append((pattern, address))
+        self._open = still_open
+        return _pieces(text, sorted(hits))
+
+
+def _overlaps(span: tuple[int, int], hits: list[tuple[int, int, str]]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end, _ in hits)
+
+
+def _pieces(text: str, hits: list[tuple[int, int, str]]) -> list[tuple[str, str | None]]:
+    pieces: list[tuple[str, str | None]] = []
+    done = 0
+    for start, end, address in hits:
+        pieces += [(text[done:start], None), (text[start:end], address)]
+        done = end
+    return [piece for piece in [*pieces, (text[done:], None)] if piece[0]]
+
+
+def _link_terms(tokens: list[Token], glossary: Glossary) -> None:
+    for token in tokens:
+        if token.type != "inline" or not token.children:
+            continue
+        children: list[Token] = []
+        in_link = 0
+        for child in token.children:
+            in_link += child.type == "link_open"
+            in_link -= child.type == "link_close"
+            if child.type == "text" and not in_link:
+                children += [_term(piece, address) for piece, address in glossary.link(child.content)]
+            else:
+                children.append(child)
+        token.children = children
+
+
+def _term(text: str, address: str | None) -> Token:
+    if address is None:
+        return Token("text", "", 0, content=text)
+    content = f'<a class="term" href="{html.escape(address)}">{html.escape(text)}</a>'
+    return Token("html_inline", "", 0, content=content)
+
+
+def to_html(text: str, resolve: Resolver, glossary: Glossary | None = None, inline: bool = False) -> str:
+    """HTML of a piece of prose; `inline` leaves out the paragraph around it.
+
+    Raises:
+        ValueError: a formula cannot be read.
+        LookupError: a reference leads nowhere.
+    """
+    parser = _markdown()
+    env = {"resolve": resolve}
+    tokens = parser.parseInline(text.strip(), env) if inline else parser.parse(text, env)
+    if glossary:
+        _link_terms(tokens, glossary)
+    return str(parser.renderer.render(tokens, parser.options, env)).strip()
+
+
+def sections(text: str, resolve: Resolver) -> list[tuple[int, str]]:
+    """Split prose at its headings: (level, plain text) for a heading, (0, HTML) for what stands between.
+
+    Raises:
+        ValueError: a formula cannot be read.
+        LookupError: a reference leads nowhere.
+    """
+    parser = _markdown()
+    env = {"resolve": resolve}
+    parts: list[tuple[int, str]] = []
+    between: list[Token] = []
+    tokens = parser.parse(text, env)
+    for i, token in enumerate(tokens):
+        if token.type == "heading_open":
+            parts += [(0, str(parser.renderer.render(between, parser.options, env)))] if between else []
+            between = []
+            parts.append((int(token.tag[1]), to_text(tokens[i + 1].content)))
+        elif token.type != "heading_close" and not (i and tokens[i - 1].type == "heading_open"):
+            between.append(token)
+    return [*parts, (0, str(parser.renderer.render(between, parser.options, env)))] if between else parts
+
+
+def to_text(text: str) -> str:
+    """Prose as plain words, for descriptions and feeds: no Markdown marks, `[[x]]` as x."""
+    return re.sub(r"[*`$]", "", REFERENCE.sub(lambda match: match[1].lstrip("@"), text)).strip()
+
+
+def references(text: str) -> list[str]:
+    """The insides of all `[[...]]` of a text, in order."""
+    return [match[1].strip() for match in REFERENCE.finditer(text)]
+
+
+def measurements(text: str) -> list[str]:
+    """Figures with a unit that were typed into a sentence (outside of math, code and references)."""
+    bare = re.sub(r"\$[^$]*\$|`[^`]*`|\[\[[^\]]*\]\]", " ", text)
+    return [match[0] for match in MEASUREMENT.finditer(bare)]

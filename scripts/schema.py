@@ -1,0 +1,371 @@
+"""The form of a model card: what an editor may write, with its meaning.
+
+The docstring under a field is the help that an editor's completion shows: `model_cards/card.schema.json` is generated
+from this module. Rules that reach beyond one value (does this reference exist?) are in `checks.py`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+Slug = Annotated[str, StringConstraints(pattern=SLUG, max_length=60)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^<>{}`|\\\x00-\x1f\u202a-\u202e\u2066-\u2069]+$", max_length=120)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=600, pattern=r"^[^\n]*\n?$", strip_whitespace=True)]
+Prose = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+NumberRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_.-]+){1,3}$", max_length=160)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s<>\"']+$", max_length=400)]
+
+SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+QUANTITY = re.compile(r"^(-?\d+(?:\.\d+)?)(?: ?([kMGT]))?$")
+
+
+class Model(BaseModel):
+    """A frozen part of a card that knows no other keys than its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Quantity(Model):
+    """A published number as it is printed: `42.0`, `41 M`, `15.4 G`."""
+
+    printed: str
+    value: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_printed(cls, data: Any) -> Any:
+        """Read `41 M` as 41e6.
+
+        Raises:
+            ValueError: if the text is not a number with an optional k, M, G or T.
+        """
+        if isinstance(data, dict | Quantity):
+            return data
+        match = QUANTITY.match(str(data).strip()) if not isinstance(data, bool) else None
+        if match is None:
+            raise ValueError(f"{data!r} is not a number, write for example 42.0 or 41 M")
+        return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {
+            "anyOf": [{"type": "number"}, {"type": "string", "pattern": QUANTITY.pattern}],
+            "examples": [42.0, "41 M"],
+        }
+
+
+class Conditions(Model):
+    """Under what a number was obtained. Two numbers are compared only where these agree."""
+
+    dataset: Line | None = None
+    """Dataset that the number is measured on, for example COCO."""
+    split: Line | None = None
+    """Its split, for example val2017."""
+    metric: Line | None = None
+    """Definition of the metric where the usual one does not hold."""
+    input: Line | None = None
+    """Input size in pixels, frames first: 224 x 224, or 8 x 224 x 224."""
+    schedule: Line | None = None
+    """Length of training, for example 500 epochs."""
+    pretraining: Line | None = None
+    """Data and task that the weights saw before, for example ImageNet-21k."""
+    protocol: Line | None = None
+    """How the model is adapted for the figure: fine-tuned, linear probe, kNN, zero-shot."""
+    framework: Line | None = None
+    """What the model is plugged into where it is a backbone, for example Cascade Mask R-CNN."""
+    tta: Line | None = None
+    """Test-time augmentation, views or crops, for example 1 x 3 views."""
+    hardware: Line | None = None
+    """Device of a speed or memory figure, for example V100."""
+    precision: Line | None = None
+    """Number format, for example fp16."""
+    batch: Line | None = None
+    """Batch size of a speed or memory figure."""
+    nms: Line | None = None
+    """Whether non-maximum suppression is counted in a speed figure."""
+
+
+class Cite(Model):
+    """An exact place in a source."""
+
+    reference: Identifier
+    """Key of an entry of `references`."""
+    where: Line
+    """Table, section, figure, file or line."""
+
+
+class Table(Model):
+    """A place that numbers come from, with the conditions that all its rows share."""
+
+    source: Identifier
+    """Key of an entry of `references`."""
+    where: Line
+    """Exact place: Table 1; README, section Model Zoo."""
+    conditions: Conditions = Conditions()
+    """What all rows share; a row may add to it or override it."""
+    note: Line | None = None
+    """A remark that the page shows under the table."""
+
+
+class Row(BaseModel):
+    """One variant's numbers of one table: metric: value."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    __pydantic_extra__: dict[str, Quantity] = Field(init=False)
+
+    where: Line | None = None
+    """Exact place where it differs from the table's."""
+    conditions: Conditions = Conditions()
+    """What differs from the table's conditions."""
+    note: Line | None = None
+    """A remark on these numbers, for example why two sources differ."""
+
+    @property
+    def values(self) -> dict[str, Quantity]:
+        return self.__pydantic_extra__
+
+
+class Count(Model):
+    """How this project builds the variant to count its parameters and MACs."""
+
+    build: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")]
+    """Library and model: timm/vit_base_patch16_224, or ours/unet_2015."""
+    input: Annotated[str, StringConstraints(pattern=r"^\d+( x \d+){1,3}$")]
+    """Input size for the count: 224 x 224."""
+    differs: Line | None = None
+    """The reason, where the count differs from the published figure by more than 2 %."""
+
+
+class Variant(Model):
+    """One published size or configuration of the model."""
+
+    name: Name
+    """As the authors call it: DETR-R50."""
+    count: Count | None = None
+    """What to build in order to count it."""
+    numbers: dict[Slug, Row] = Field(default_factory=dict)
+    """Table id -> this variant's row of it."""
+
+
+class Reported(Model):
+    """An assertion over published figures, evaluated at each build.
+
+    Either `number` with `above`, `below` or `equals`, or `licence` with `is`.
+    """
+
+    number: NumberRef | None = None
+    """variant/metric or variant/table/metric of this card; with another card's slug in front, of that one."""
+    above: NumberRef | Quantity | None = None
+    """The number, or the figure itself, that `number` exceeds."""
+    below: NumberRef | Quantity | None = None
+    """The number, or the figure itself, that `number` stays under."""
+    equals: NumberRef | Quantity | None = None
+    """The number, or the figure itself, that `number` equals, give or take `within`."""
+    within: Annotated[float, Field(ge=0)] = 0.0
+    """Tolerance of `equals`, in the number's unit."""
+    times: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the right-hand side: below X times 0.5 means less than half of X."""
+    despite: tuple[str, ...] = ()
+    """Conditions known to differ (for example schedule); the page names them. Others may not differ."""
+    licence: Literal["code", "weights"] | None = None
+    """Assert a licence instead of a number."""
+    is_: Annotated[str | None, Field(alias="is")] = None
+    """SPDX id that the licence is."""
+
+    @model_validator(mode="after")
+    def one_comparison(self) -> Self:
+        """Raises ValueError unless exactly one thing is compared in exactly one way."""
+        bounds = [self.above, self.below, self.equals]
+        if self.licence is not None:
+            if self.is_ is None or self.number is not None or any(b is not None for b in bounds):
+                raise ValueError("an assertion on a licence reads {licence: code, is: SPDX-ID}")
+        elif self.number is None or sum(b is not None for b in bounds) != 1 or self.is_ is not None:
+            raise ValueError("an assertion reads {number: ..., above: ...} with one of above, below, equals")
+        return self
+
+
+class Shown(Model):
+    """An assertion over the results of an example's run. It has to hold for every seed."""
+
+    result: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z][a-z0-9_]*$")]
+    """Name of a result of this card's example; other-card/name for another one's."""
+    above: float | Identifier | None = None
+    """Bound, or another result (compared seed by seed), that every seed exceeds."""
+    below: float | Identifier | None = None
+    """Bound, or another result (compared seed by seed), that every seed stays under."""
+    between: tuple[float, float] | None = None
+    """Bounds that every seed lies between."""
+    not_here: Line | None = None
+    """Known not to show at this scale: what it would need. The verdict is then `not shown here`."""
+
+    @model_validator(mode="after")
+    def one_bound(self) -> Self:
+        """Raises ValueError unless there is exactly one bound."""
+        if sum(b is not None for b in (self.above, self.below, self.between)) != 1:
+            raise ValueError("an assertion reads {result: ..., above: ...} with one of above, below, between")
+        return self
+
+
+class Revision(Model):
+    """Why a claim of the notes no longer stands."""
+
+    reason: Prose
+    """What is true instead."""
+    source: Cite
+    """Where that stands."""
+    reported: tuple[Reported, ...] = ()
+    """Assertion over published figures that the correction rests on."""
+
+    @field_validator("reported", mode="before")
+    @classmethod
+    def as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class Claim(Model):
+    """A pro or a con: a sentence, its mechanism, and what backs it."""
+
+    claim: Line
+    """One sentence. Figures in it are references: [[r50/AP_L]]."""
+    because: Prose
+    """The mechanism behind it."""
+    reported: tuple[Reported, ...] = ()
+    """Assertion (or a list of them) over published figures."""
+    shown: tuple[Shown, ...] = ()
+    """Assertion (or a list of them) over the results of the example."""
+    source: Cite | None = None
+    """Where the claim itself is stated."""
+    corrected: Revision | None = None
+    """The claim is wrong: what is true instead."""
+    outdated: Revision | None = None
+    """The claim was true once: what changed."""
+
+    @field_validator("reported", "shown", mode="before")
+    @classmethod
+    def as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class Advice(Model):
+    """When to take this model, or another one."""
+
+    when: Line
+    """A situation of the reader's: You have fewer than ten thousand labelled images."""
+    choose: Slug | None = None
+    """The card to look at instead (for avoid_when)."""
+
+
+class Relation(Model):
+    """A model that this one builds on, or that followed it."""
+
+    name: Name
+    change: Line
+    """One line: what was taken over, or what changed."""
+    card: Slug | None = None
+    """Its card, where there is one."""
+    reference: Identifier | None = None
+    """Its entry in `references`."""
+
+
+class Stated(Model):
+    """A statement with its place in a source."""
+
+    text: Prose
+    source: Cite | None = None
+
+
+class Licences(Model):
+    """SPDX ids, code and weights apart."""
+
+    code: Line
+    """SPDX id of the official code, or LicenseRef-... for a custom one; none where there is no code."""
+    weights: Line
+    """SPDX id of the official weights; none where none were published."""
+    note: Line | None = None
+    """What a practitioner must know before shipping it."""
+    source: Cite
+    """Where the licences are stated."""
+
+
+class Reference(Model):
+    """A source. At least one of doi, arxiv and url."""
+
+    type: Literal["article", "inproceedings", "preprint", "software", "webpage"]
+    title: Line
+    authors: tuple[Line, ...] = Field(min_length=1)
+    """Given name first: Nicolas Carion. An organisation as it calls itself."""
+    venue: Line | None = None
+    """Short: ECCV 2020."""
+    year: Annotated[int, Field(ge=1950, le=2100)]
+    doi: Annotated[str, StringConstraints(pattern=r"^10\.\d{4,9}/\S+$")] | None = None
+    """Without the resolver's address: 10.1007/978-3-030-58452-8_13."""
+    arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+/\d{7})$")] | None = None
+    """Number alone, in quotes: "2005.12872"."""
+    url: Url | None = None
+    code: Url | None = None
+    """Official code."""
+
+    @model_validator(mode="after")
+    def can_be_found(self) -> Self:
+        """Raises ValueError if there is neither a DOI nor an arXiv id nor an address."""
+        if not (self.doi or self.arxiv or self.url):
+            raise ValueError("a reference needs a doi, an arxiv id or an url")
+        return self
+
+
+class Card(Model):
+    """What this knowledge base knows of one model."""
+
+    slug: SkipJsonSchema[Slug]
+    name: Name
+    """Short name: DETR."""
+    paper: Identifier
+    """Key of the entry of `references` that introduces it; title, authors, venue, year and code come from there."""
+    family: Literal[
+        "detection",
+        "segmentation",
+        "classification backbone",
+        "video",
+        "graph",
+        "self-supervised",
+        "adaptation",
+        "platform",
+        "foundation model",
+    ]
+    """Shelf that the model stands on."""
+    tasks: tuple[Name, ...] = Field(min_length=1)
+    """Tasks, by the names in _vocabulary.yml."""
+    purpose: Line
+    """What it is for, one or two sentences."""
+    concept: Prose
+    """The idea, step by step, in the reader's words, with the central equation in $...$."""
+    confused_with: tuple[Line, ...] = ()
+    """Other things of the same name, and how to tell them apart."""
+    hero: Identifier | None = None
+    """Name of the example's figure that explains the idea."""
+    pros: tuple[Claim, ...] = Field(min_length=1)
+    cons: tuple[Claim, ...] = Field(min_length=1)
+    use_when: tuple[Advice, ...] = Field(min_length=1)
+    avoid_when: tuple[Advice, ...] = Field(min_length=1)
+    builds_on: tuple[Relation, ...] = ()
+    succeeded_by: tuple[Relation, ...] = ()
+    licences: Licences
+    tables: dict[Slug, Table] = Field(default_factory=dict)
+    """Id -> a place that numbers come from."""
+    variants: dict[Slug, Variant] = Field(default_factory=dict)
+    """Id -> a published size or configuration."""
+    limitations: tuple[Stated, ...] = ()
+    """What the authors themselves say it cannot do."""
+    notes: tuple[Stated, ...] = ()
+    """Remarks that are neither pro nor con."""
+    references: dict[Identifier, Reference] = Field(min_length=1)
+    """Key -> source. Keys read carion2020."""
+    reviewed: dt.date
+    """Day on which a person last compared the card with its sources: 2026-11-22."""

@@ -1,0 +1,203 @@
+"""The edge where files are read and written: cards and runs in, pages, figures and the built site out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts import cells, counts, exports, pages, runs
+from scripts.cards import Library, Problem, load_library
+from scripts.checks import check_library
+from scripts.knowledge import Knowledge
+from scripts.project import Project
+
+GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "api", "index.md")
+"""What `render` writes below docs/; everything else there is written by hand."""
+
+
+class BrokenCardsError(Exception):
+    """The cards have errors; nothing was written."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(f"{len(problems)} problems")
+        self.problems = problems
+
+
+def checked_library(project: Project, states: Mapping[str, runs.Run]) -> tuple[Library, list[Problem]]:
+    """All cards, and every problem there is.
+
+    A result that an assertion names can only be looked up in a run of the present script.
+    """
+    library, problems = load_library(project.cards, project.root)
+    results = {slug: run.results for slug, run in states.items() if run.status == "ok"}
+    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results)
+    return library, sorted(problems)
+
+
+def gather(project: Project, queued: bool = False, preset: str | None = None, device: str = "auto") -> Knowledge:
+    """Read everything that the site is made from.
+
+    Raises:
+        BrokenCardsError: a card has an error.
+    """
+    states = runs.states(project, preset, device, queued)
+    library, problems = checked_library(project, states)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise BrokenCardsError(problems)
+    counted, _ = counts.read(project)
+    return Knowledge(library, states, counted, _generated(project))
+
+
+def _generated(project: Project) -> dict[str, str]:
+    """What the site was generated from; no clock, so that the same input gives the same bytes."""
+    git = subprocess.run(
+        ["git", "-C", str(project.root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    commit = {"commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {"name": "model-comparisons", "schema": "1", **commit}
+
+
+def repository(project: Project) -> str:
+    """Address of the repository, from `extra.repository` in mkdocs.yml."""
+    path = project.root / "mkdocs.yml"
+    settings = yaml.load(path.read_text("utf-8"), Loader=_TagBlind) if path.is_file() else {}
+    return str(settings.get("extra", {}).get("repository", "")).rstrip("/")
+
+
+class _TagBlind(yaml.SafeLoader):
+    """Reads mkdocs.yml, whose tags (!ENV) mean something to MkDocs alone."""
+
+
+_TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
+
+
+def render(project: Project, knowledge: Knowledge) -> int:
+    """Write every generated file below docs/ whose bytes change, and delete those that are no more; the number of changes."""
+    scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
+    examples = {slug: _example(slug, text) for slug, text in scripts.items()}
+    texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
+    written = {path: text.encode() for path, text in texts.items()}
+    written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
+    changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))
+    changed += _write_notebooks(project, scripts)
+    keep = {project.docs / path for path in written} | {_notebook_path(project, slug) for slug in scripts}
+    return changed + delete_orphans(project.docs, keep)
+
+
+def _example(slug: str, script: str) -> pages.Example:
+    read = cells.read_cells(script)
+    return pages.Example(slug, cells.title_of(read), read)
+
+
+def _figures(knowledge: Knowledge) -> dict[str, Path]:
+    """Where each figure of each run lies, by path below docs/."""
+    return {
+        f"figures/{slug}/{Path(figure[scheme]).name}": run.folder / "figures" / Path(figure[scheme]).name
+        for slug, run in knowledge.runs.items()
+        if run.record and run.folder
+        for figure in run.record["figures"]
+        for scheme in ("light", "dark")
+    }
+
+
+def _notebook_path(project: Project, slug: str) -> Path:
+    return project.docs / "examples" / f"{slug}.ipynb"
+
+
+def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
+    """Notebooks of the scripts that changed: nbconvert takes a second to import."""
+    stamp = project.build / "notebooks.json"
+    digests = {slug: hashlib.sha256(text.encode()).hexdigest() for slug, text in scripts.items()}
+    made = _read_json(stamp)
+    stale = [slug for slug in scripts if made.get(slug) != digests[slug] or not _notebook_path(project, slug).is_file()]
+    changed = sum(write(_notebook_path(project, slug), cells.notebook(scripts[slug], slug).encode()) for slug in stale)
+    write(stamp, json.dumps(digests, sort_keys=True).encode())
+    return changed
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write(path: Path, content: bytes) -> bool:
+    """Write a file whole, and only if its bytes change; says whether they did."""
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+    return True
+
+
+def delete_orphans(docs: Path, keep: Iterable[Path]) -> int:
+    """Delete generated files that are no longer made; the number of them."""
+    kept = set(keep)
+    folders = [docs / name for name in GENERATED if (docs / name).is_dir()]
+    orphans = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path not in kept]
+    for path in orphans:
+        path.unlink()
+    return len(orphans)
+
+
+def build(project: Project) -> bool:
+    """Build `site/` with MkDocs, aside and then swapped in; False where nothing changed since the last time.
+
+    Raises:
+        RuntimeError: MkDocs failed; the last good site is untouched.
+    """
+    stamp = project.build / "site.sha256"
+    current = _inputs_digest(project)
+    if project.site.is_dir() and stamp.is_file() and stamp.read_text() == current:
+        return False
+    aside = project.build / "site.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(aside)]
+    done = subprocess.run(
+        command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
+    )
+    if done.returncode:
+        raise RuntimeError(f"mkdocs failed:\n{done.stdout}{done.stderr}".rstrip())
+    _swap(aside, project.site)
+    write(stamp, current.encode())
+    return True
+
+
+def mkdocs_environment() -> dict[str, str]:
+    """MkDocs with dates from the sources, not from the clock, and without the notices of its makers."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    return {**os.environ, "SOURCE_DATE_EPOCH": epoch, "NO_MKDOCS_2_WARNING": "1"}
+
+
+def _swap(new: Path, old: Path) -> None:
+    """Put a folder in the place of another; at each moment one of them is there whole."""
+    last = new.with_suffix(".last")
+    shutil.rmtree(last, ignore_errors=True)
+    if old.exists():
+        old.rename(last)
+    new.rename(old)
+    shutil.rmtree(last, ignore_errors=True)
+
+
+def _inputs_digest(project: Project) -> str:
+    """Hash of all that MkDocs reads: the docs folder, its settings, and the modules that the reference describes."""
+    total = hashlib.sha256()
+    folders = [project.docs, project.root / "scripts", project.examples / "lab"]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    for path in sorted([*files, project.root / "mkdocs.yml"]):
+        total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()

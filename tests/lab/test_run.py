@@ -1,0 +1,239 @@
+"""The command line, the checks on results and figures, and the record."""
+
+import json
+import math
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import run as lab_run
+from lab.figures import Style, panels
+from lab.run import Run
+from matplotlib.figure import Figure
+
+ALT = "a rising line from the lower left to the upper right"
+
+
+def draw(style: Style) -> Figure:
+    figure, ax = panels(height=2.0)
+    ax[0, 0].plot([0, 1], [0, 1], color=style.ink)
+    return figure
+
+
+def start(out: Path, *arguments: str) -> Run:
+    return Run.start("unet", argv=["--device", "cpu", "--out", str(out), *arguments])
+
+
+def open_experiment(run: Run):
+    return run.experiment("skips", question="Do skips help?", data="1,297 digits at 32 px", parameters=7, steps=9)
+
+
+def finished_record(run: Run) -> dict:
+    return json.loads(run.finish().read_text())
+
+
+def test_cpu_runs_the_quick_preset_with_three_seeds_from_zero(tmp_path):
+    run = start(tmp_path)
+    assert (run.settings.preset, run.seeds, run.settings.weights) == ("quick", (0, 1, 2), "random")
+
+
+@pytest.mark.parametrize(("preset", "number"), [("smoke", 1), ("quick", 3), ("full", 5)])
+def test_each_preset_has_its_number_of_seeds_from_the_first(tmp_path, preset, number):
+    assert start(tmp_path, "--preset", preset, "--seed", "10").seeds == tuple(range(10, 10 + number))
+
+
+def test_an_example_chooses_its_numbers_of_seeds(tmp_path):
+    run = Run.start("unet", seeds={"quick": 2}, argv=["--device", "cpu", "--out", str(tmp_path)])
+    assert run.seeds == (0, 1)
+
+
+def test_a_gpu_is_taken_by_default_and_runs_the_full_preset(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab_run, "_available", lambda: ["mps", "cpu"])
+    run = Run.start("unet", argv=["--out", str(tmp_path)])
+    assert (run.device.type, run.preset) == ("mps", "full")
+
+
+def test_the_results_go_beside_the_examples_by_default():
+    run = Run.start("unet", argv=["--device", "cpu"])
+    assert run.out == Path(__file__).resolve().parents[2] / "build" / "examples" / "unet"
+
+
+def test_a_missing_device_is_refused_with_what_there_is_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(lab_run, "_available", lambda: ["cpu"])
+    with pytest.raises(SystemExit) as stop:
+        Run.start("unet", argv=["--device", "cuda"])
+    message = str(stop.value)
+    assert "--device cuda was asked for" in message
+    assert "finds only: cpu" in message
+    assert "Run with --device cpu" in message
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seed", "-1"], ["--threads", "0"], ["--preset", "tiny"], ["--weights", "x"], ["--pre", "quick"]]
+)
+def test_wrong_arguments_stop_the_run(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit):
+        start(tmp_path, *arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_notebook_ignores_the_arguments_of_its_kernel(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+    assert Run.start("unet").seeds[0] == 0
+
+
+def test_threads_reach_torch(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        run = start(tmp_path, "--threads", "2")
+        assert finished_record(run)["device"]["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_record_holds_the_whole_run(tmp_path, capsys):
+    run = start(tmp_path)
+    experiment = open_experiment(run)
+    experiment.result("gap", [0.25, 0.5, 0.75], unit="%", meaning="Dice with skips less Dice without.")
+    experiment.result("parameters", [7], unit="", meaning="Counted.", exact=True)
+    experiment.figure("curves", draw, caption="Dice over steps.", alt=ALT)
+    run.figure("idea", draw, caption="The idea.", alt=ALT)
+    record = finished_record(run)
+    assert record["schema"] == 1
+    assert (record["slug"], record["preset"], record["seeds"], record["weights"]) == (
+        "unet",
+        "quick",
+        [0, 1, 2],
+        "random",
+    )
+    assert record["device"]["class"] == "cpu"
+    assert record["device"]["name"]
+    assert set(record["versions"]) == {"python", "torch", "torchvision", "timm", "numpy"}
+    assert record["seconds"] > 0
+    assert record["peak_memory_mb"] > 10
+    assert datetime.fromisoformat(record["started"]).utcoffset().total_seconds() == 0
+    assert record["experiments"] == [
+        {
+            "name": "skips",
+            "question": "Do skips help?",
+            "data": "1,297 digits at 32 px",
+            "parameters": 7,
+            "steps": 9,
+            "results": ["gap", "parameters"],
+            "figures": ["curves"],
+        }
+    ]
+    assert record["results"]["gap"] == {
+        "values": [0.25, 0.5, 0.75],
+        "mean": 0.5,
+        "std": pytest.approx(math.sqrt(1 / 24)),
+        "unit": "%",
+        "meaning": "Dice with skips less Dice without.",
+        "exact": False,
+        "experiment": "skips",
+    }
+    assert record["results"]["parameters"]["std"] == 0.0
+    curves, idea = record["figures"]
+    assert curves["light"] == "figures/curves.light.svg"
+    assert (curves["width"], curves["height"], curves["experiment"]) == (691, 192, "skips")
+    assert idea["experiment"] is None
+    assert all((tmp_path / each[scheme]).is_file() for each in record["figures"] for scheme in ("light", "dark"))
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "record.json") in printed
+    assert str(tmp_path / "figures" / "idea.light.svg") in printed
+
+
+def test_the_record_is_sorted_and_leaves_no_other_file(tmp_path):
+    path = start(tmp_path).finish()
+    text = path.read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_failed_write_keeps_the_last_good_record(tmp_path, monkeypatch):
+    path = start(tmp_path).finish()
+    before = path.read_text()
+    monkeypatch.setattr(lab_run.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        start(tmp_path, "--seed", "5").finish()
+    assert path.read_text() == before
+
+
+@given(values=st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))
+def test_mean_and_spread_are_those_of_the_values(values):
+    run = Run.start("unet", argv=["--device", "cpu"])
+    open_experiment(run).result("gap", values, unit="", meaning="m")
+    tensor = torch.tensor(values, dtype=torch.float64)
+    assert run._results["gap"]["mean"] == pytest.approx(tensor.mean().item(), abs=1e-6)
+    assert run._results["gap"]["std"] == pytest.approx(tensor.std(correction=0).item(), abs=1e-4)
+
+
+def test_results_take_tensors_and_numbers_of_numpy(tmp_path):
+    run = start(tmp_path)
+    open_experiment(run).result("gap", torch.tensor([1.0, 2.0, 3.0]), unit="", meaning="m")
+    assert finished_record(run)["results"]["gap"]["values"] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "exact", "message"),
+    [
+        ([1.0, 2.0], False, "2 values for 3 seeds"),
+        ([1.0, 2.0, 3.0], True, "3 values for an exact result"),
+        ([1.0, 2.0, math.nan], False, "not finite"),
+        ([1.0, 2.0, -math.inf], False, "not finite"),
+    ],
+)
+def test_results_of_a_wrong_count_or_without_a_number_are_refused(tmp_path, values, exact, message):
+    run = start(tmp_path)
+    experiment = open_experiment(run)
+    with pytest.raises(ValueError, match=message):
+        experiment.result("gap", values, unit="", meaning="m", exact=exact)
+    assert finished_record(run)["experiments"][0]["results"] == []
+
+
+def test_names_are_unique_in_a_run(tmp_path):
+    run = start(tmp_path)
+    experiment = open_experiment(run)
+    experiment.result("gap", [1, 2, 3], unit="", meaning="m")
+    experiment.figure("curves", draw, caption="c", alt=ALT)
+    other = run.experiment("other", question="q", data="d")
+    with pytest.raises(ValueError, match="result 'gap' exists already"):
+        other.result("gap", [1, 2, 3], unit="", meaning="m")
+    with pytest.raises(ValueError, match="figure 'curves' exists already"):
+        run.figure("curves", draw, caption="c", alt=ALT)
+    with pytest.raises(ValueError, match="experiment 'skips' exists already"):
+        open_experiment(run)
+
+
+@pytest.mark.parametrize("name", ["", "Gap", "1gap", "gap-small", "gap small", "gap\n", "../gap"])
+def test_malformed_names_are_refused(tmp_path, name):
+    run = start(tmp_path)
+    experiment = open_experiment(run)
+    with pytest.raises(ValueError, match="result name"):
+        experiment.result(name, [1, 2, 3], unit="", meaning="m")
+    with pytest.raises(ValueError, match="figure name"):
+        run.figure(name, draw, caption="c", alt=ALT)
+
+
+@pytest.mark.parametrize(
+    ("caption", "alt", "message"),
+    [(" ", ALT, "caption must not be empty"), ("c", "", "alt must not be empty"), ("c", "a line", "20 or more")],
+)
+def test_figures_need_a_caption_and_an_alt_that_says_something(tmp_path, caption, alt, message):
+    run = start(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run.figure("idea", draw, caption=caption, alt=alt)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_progress_passes_every_item_on_and_writes_to_stderr_only(tmp_path, capsys):
+    items = list(start(tmp_path).progress(iter("abc"), what="letters", total=3))
+    printed = capsys.readouterr()
+    assert items == ["a", "b", "c"]
+    assert printed.out == ""
+    assert "letters" in printed.err
