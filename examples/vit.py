@@ -62,7 +62,7 @@ class Preset:
 
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
-    batch: int = 16
+    batch: int = 32
     patch: int = 8
     width: int = 32
     depth: int = 3
@@ -378,13 +378,18 @@ def placed(images: Tensor, canvas: int, generator: torch.Generator) -> Tensor:
     return out[:, None]
 
 
+def normalised(images: Tensor) -> Tensor:
+    """Pixels from [0, 1] to [-1, 1]."""
+    return 2 * images - 1
+
+
 def training_batches(count: int, steps: int, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of `count` training digits, chosen by the seed and placed anew each time."""
     generator = torch.Generator().manual_seed(seed)
     source = digits("train", DIGIT)
     chosen = torch.randperm(len(source), generator=generator)[:count]
     for images, labels in minibatches((source.images[chosen], source.labels[chosen]), batch, steps, seed):
-        yield placed(images, CANVAS, generator), labels
+        yield normalised(placed(images, CANVAS, generator)), labels
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -53,9 +53,12 @@ class Source:
 
     def problem(self, where: Path_, message: str, severity: str = "error") -> Problem:
         """A problem at the nearest position known for `where` (the value itself, or what holds it)."""
-        known = tuple(where)
-        while known and known not in self.positions:
-            known = known[:-1]
+        known: Path_ = ()
+        for part in where:
+            if (*known, part) in self.positions:
+                known = (*known, part)
+            elif isinstance(part, str):  # an index may stand for the one value that is written without a list
+                break
         line, column = self.positions.get(known, (1, 1))
         return Problem(self.path, line, column, message, severity)
 
@@ -66,6 +69,7 @@ class Library:
 
     cards: Mapping[str, Card]
     sources: Mapping[str, Source]
+    """Of all card files, also of those that are too broken to be among `cards`."""
     vocabulary: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -193,8 +197,10 @@ def _problem_of(detail: Any, source: Source) -> Problem:
             )
         case "extra_forbidden":
             message = f"unknown field {where[-1]!r}{nearest(str(where[-1]), _fields_at(where[:-1]))}"
-        case "slug" | "string_pattern_mismatch" if where == ("slug",):
+        case "string_pattern_mismatch" if where == ("slug",):
             message = "a card's file name is its slug: small letters, digits and single hyphens"
+        case kind if kind.startswith("date_"):
+            message = f"{name}: {detail['input']!r} is not a date, write for example 2026-11-22"
         case _:
             message = f"{name}: {detail['msg'].removeprefix('Value error, ')}"
     return source.problem(where, message)
@@ -208,10 +214,14 @@ def _is_branch(part: str | int) -> bool:
 def _fields_at(where: Path_) -> list[str]:
     """Field names (as an editor writes them) of the model that stands at `where` of a card."""
     here: Any = Card
+    inside_container = False
     for part in where:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            known = here.model_fields.get(str(part))
-            here = _inner_model(known.annotation) if known else None
+        if inside_container:  # an index or an id, no field
+            inside_container = False
+        elif isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            annotation = here.model_fields[str(part)].annotation
+            inside_container = typing.get_origin(annotation) in (tuple, dict)
+            here = _inner_model(annotation)
     if not (isinstance(here, type) and issubclass(here, BaseModel)):
         return []
     return [info.alias or name for name, info in here.model_fields.items() if name != "slug"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,8 +12,8 @@ from pydantic import BaseModel
 
 from scripts import prose
 from scripts.cards import Library, Path_, Problem, Source, nearest
-from scripts.evidence import Results, check_reported, check_shown, operands
-from scripts.numbers import find
+from scripts.evidence import Results, check_reported, check_shown
+from scripts.numbers import BrokenCardError, find
 from scripts.schema import Conditions, Reported
 
 PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
@@ -68,7 +69,7 @@ def _check_names(library: Library, slug: str) -> Iterator[Problem]:
         if key in ("paper", "reference") or (key == "source" and where[0] == "tables"):
             yield from _unknown(source, where, "reference", value, card.references)
         elif key in ("card", "choose"):
-            yield from _unknown(source, where, "card", value, library.cards)
+            yield from _unknown(source, where, "card", value, library.sources)
             if value == slug:
                 yield source.problem(where, f"the card {slug!r} names itself")
         elif where[0] == "tasks":
@@ -122,9 +123,10 @@ def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, R
     if kind == "run" and slug in runs and name not in runs[slug]:
         raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug])}")
     if kind == "number":
-        find(library, slug, name)
-    if kind == "card" and name not in library.cards:
-        raise LookupError(f"[[{ref}]]: unknown card{nearest(name, library.cards)}")
+        with contextlib.suppress(BrokenCardError):
+            find(library, slug, name)
+    if kind == "card" and name not in library.sources:
+        raise LookupError(f"[[{ref}]]: unknown card{nearest(name, library.sources)}")
     return ""
 
 
@@ -147,7 +149,7 @@ def _check_assertions(
     for side in ("pros", "cons"):
         for i, claim in enumerate(getattr(card, side)):
             for k, assertion in enumerate(claim.shown):
-                where = (side, i, "shown", *([k] if (side, i, "shown", k) in source.positions else []))
+                where = (side, i, "shown", k, "result")
                 owner = assertion.result.rpartition("/")[0] or slug
                 if owner not in examples:
                     yield source.problem(where, f"there is no example {owner!r}{nearest(owner, examples)}")
@@ -157,11 +159,15 @@ def _check_assertions(
 
 def _check_reported(library: Library, slug: str, where: Path_, assertion: Reported) -> Iterator[Problem]:
     source = library.sources[slug]
-    if assertion.licence is None:
+    for side in ("number", "above", "below", "equals"):
+        ref = getattr(assertion, side)
         try:
-            operands(library, slug, assertion)
+            if isinstance(ref, str):
+                find(library, slug, ref)
+        except BrokenCardError:
+            return
         except LookupError as error:
-            yield source.problem(where, str(error.args[0]))
+            yield source.problem((*where, side), str(error.args[0]))
             return
     finding = check_reported(library, slug, assertion)
     if finding.holds is None:

@@ -86,6 +86,10 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+class BrokenCardError(LookupError):
+    """The card that a reference names has problems of form, which are reported for themselves."""
+
+
 def find(library: Library, home: str, ref: str) -> Published:
     """The number that `ref` names, seen from the card `home`.
 
@@ -96,6 +100,8 @@ def find(library: Library, home: str, ref: str) -> Published:
     card = library.cards.get(home)
     if card is None or parts[0] not in card.variants:
         card = library.cards.get(parts[0])
+        if card is None and parts[0] in library.sources:
+            raise BrokenCardError(f"{ref}: the card {parts[0]!r} is broken")
         if card is None or len(parts) == 2:
             known = library.cards[home].variants if home in library.cards else {}
             raise LookupError(f"{ref}: no variant or card {parts[0]!r}{nearest(parts[0], [*known, *library.cards])}")

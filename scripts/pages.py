@@ -296,8 +296,8 @@ def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, An
         drawn = [figure for figure in figures if f'"{figure["name"]}"' in cell.text and _first_place(figure, cell)]
         return {"code": cell.text, "figures": drawn}
     parts = prose.sections(cell.text, lambda ref: html.escape(ref))
-    views = [{"level": level, "text": text} if level else {"html": Markup(text)} for level, text in parts]
-    return {"parts": views, "figures": []}
+    views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
+    return {"code": "", "parts": views, "figures": []}
 
 
 def _first_place(figure: Mapping[str, Any], cell: Cell) -> bool:
@@ -378,7 +378,7 @@ def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
         views.append({
             "id": table.id, "where": source.where, "note": source.note, "rows": rows,
             "cite": Cite(reference=source.source, where=source.where), "conditions": _conditions_text(source.conditions),
-            "metrics": [{"label": name, "definition": name, **metrics.get(name, {})} for name in table.metrics],
+            "metrics": [{"label": name, "definition": name, "unit": "", **metrics.get(name, {})} for name in table.metrics],
             "remarks": any(row["remark"] for row in rows),
         })  # fmt: skip
     return views

@@ -191,5 +191,5 @@ def references(text: str) -> list[str]:
 
 def measurements(text: str) -> list[str]:
     """Figures with a unit that were typed into a sentence (outside of math, code and references)."""
-    bare = re.sub(r"\$[^$]*\$|`[^`]*`|\[\[[^\]]*\]\]", " ", text)
+    bare = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\[\[[^\]]*\]\]", " ", text)
     return [match[0] for match in MEASUREMENT.finditer(bare)]

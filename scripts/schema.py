@@ -10,8 +10,9 @@ import datetime as dt
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import core_schema
 
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[str, StringConstraints(pattern=SLUG, max_length=60)]
@@ -30,6 +31,21 @@ class Model(BaseModel):
     """A frozen part of a card that knows no other keys than its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _OneOrMore:
+    """Lets a single value stand for a list of one, in a card and in its JSON Schema."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(self._as_list, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+    @staticmethod
+    def _as_list(value: Any) -> Any:
+        return [value] if isinstance(value, dict | BaseModel) else value
 
 
 class Quantity(Model):
@@ -54,7 +70,7 @@ class Quantity(Model):
         return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         return {
             "anyOf": [{"type": "number"}, {"type": "string", "pattern": QUANTITY.pattern}],
             "examples": [42.0, "41 M"],
@@ -220,13 +236,8 @@ class Revision(Model):
     """What is true instead."""
     source: Cite
     """Where that stands."""
-    reported: tuple[Reported, ...] = ()
+    reported: Annotated[tuple[Reported, ...], _OneOrMore()] = ()
     """Assertion over published figures that the correction rests on."""
-
-    @field_validator("reported", mode="before")
-    @classmethod
-    def as_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
 
 
 class Claim(Model):
@@ -236,9 +247,9 @@ class Claim(Model):
     """One sentence. Figures in it are references: [[r50/AP_L]]."""
     because: Prose
     """The mechanism behind it."""
-    reported: tuple[Reported, ...] = ()
+    reported: Annotated[tuple[Reported, ...], _OneOrMore()] = ()
     """Assertion (or a list of them) over published figures."""
-    shown: tuple[Shown, ...] = ()
+    shown: Annotated[tuple[Shown, ...], _OneOrMore()] = ()
     """Assertion (or a list of them) over the results of the example."""
     source: Cite | None = None
     """Where the claim itself is stated."""
@@ -246,11 +257,6 @@ class Claim(Model):
     """The claim is wrong: what is true instead."""
     outdated: Revision | None = None
     """The claim was true once: what changed."""
-
-    @field_validator("reported", "shown", mode="before")
-    @classmethod
-    def as_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
 
 
 class Advice(Model):

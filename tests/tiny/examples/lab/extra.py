@@ -1,0 +1,3 @@
+"""A helper that only beta imports."""
+
+VALUES = [1.0, 2.0]
