@@ -724,7 +724,7 @@ def canvases(split: Split, count: int, windows: int, task: Task, seed: int) -> C
     chosen = torch.randint(len(source), (count,), generator=random)
     across = task == "across"
     cells = torch.randint(windows - across, (count, 2), generator=random)
-    corner = DIGIT * cells + (torch.randint(1, DIGIT, (count, 2), generator=random) if across else 0)
+    corner = DIGIT * cells + (DIGIT // 2 if across else 0)
     images = 0.1 * torch.randn(count, 1, DIGIT * windows, DIGIT * windows, generator=random)
     rows, columns = corner[:, :, None].add(torch.arange(DIGIT)).unbind(1)  # each (N, 8)
     # (N, 1, 1), (N, 8, 1), (N, 1, 8) -> (N, 8, 8)

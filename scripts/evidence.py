@@ -105,7 +105,7 @@ def check_reported(library: Library, slug: str, assertion: Reported) -> Finding:
         if blocking:
             reason = f"not comparable: {difference_text(left, right, blocking)}"
             return Finding(text, None, reason, left.source, left.where, numbers)
-        remark = difference_text(left, right, differing)
+        remark = f"they differ in {difference_text(left, right, differing)}" if differing else ""
     bound = (right.quantity if isinstance(right, Published) else right).value * assertion.times
     holds = _compare(left.quantity.value, bound, assertion)
     return Finding(text, holds, remark, left.source, left.where, numbers)

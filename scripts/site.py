@@ -166,12 +166,13 @@ def build(project: Project) -> bool:
         return False
     aside = project.build / "site.new"
     shutil.rmtree(aside, ignore_errors=True)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(aside)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(aside)]
     done = subprocess.run(
         command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
     )
     if done.returncode:
-        raise RuntimeError(f"mkdocs failed:\n{done.stdout}{done.stderr}".rstrip())
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
+        raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
     _swap(aside, project.site)
     write(stamp, current.encode())
     return True

@@ -97,7 +97,7 @@ def test_published_figures_are_compared_only_where_that_is_fair(
 
 def test_a_difference_that_is_acknowledged_is_named(library: Library) -> None:
     fair = Reported.model_validate({"number": "base/AP", "above": "beta/base/AP", "despite": ["schedule"]})
-    assert check_reported(library, "alpha", fair).remark == "schedule (100 epochs against 50 epochs)"
+    assert check_reported(library, "alpha", fair).remark == "they differ in schedule (100 epochs against 50 epochs)"
 
 
 def test_another_dataset_can_never_be_acknowledged(tiny: Project) -> None:
@@ -175,5 +175,5 @@ def test_a_result_that_the_run_lacks_is_an_error_with_the_nearest_name(tiny: Pro
     edit(tiny.cards / "alpha.yml", "result: second", "result: secnd")
     done = command("check")
     assert done.stdout.startswith(
-        "model_cards/alpha.yml:23:13: the run of alpha has no result 'secnd', did you mean 'second'?"
+        "model_cards/alpha.yml:24:13: the run of alpha has no result 'secnd', did you mean 'second'?"
     )
