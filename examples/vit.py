@@ -88,7 +88,8 @@ PRESETS = {
 # ## Patches become tokens
 # A patch is flattened to a vector of $P^2 C$ numbers and projected to $D$. A learned *class* token goes in front, from
 # which the class is read at the end, and a learned vector for each place is added:
-# $$\mathbf{z}_0 = [\mathbf{x}_{class};\ \mathbf{x}_p^1\mathbf{E};\ \dots;\ \mathbf{x}_p^N\mathbf{E}] + \mathbf{E}_{pos}$$
+# $$\mathbf{z}_0 = [\mathbf{x}_{class};\ \mathbf{x}_p^1\mathbf{E};\ \dots;\ \mathbf{x}_p^N\mathbf{E}]
+# + \mathbf{E}_{pos}$$
 
 
 # %%
@@ -150,16 +151,14 @@ def draw_patches(style: Style) -> Figure:
     tiles = patches_from_images(photo[None], 32).reshape(49, 3, 32, 32)
     class_token = torch.tensor(to_rgb(style.cycle[0]))[:, None, None].expand(1, 3, 32, 32)
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.9, 1])
-    left, right = above.subplots(1, 2)
-    show_image(left, photo, "224 x 224 pixels")
-    show_image(right, tiled(tiles, 7, 6, 6, style), "49 patches of 32 x 32 pixels")
-    ax = below.subplots()
-    show_image(ax, tiled(torch.cat([class_token, tiles]), 25, 5, 24, style), "a sequence of 50 tokens")
+    axes = figure.subplot_mosaic([["photo", "patches"], ["tokens", "tokens"]], height_ratios=[2.9, 1])
+    show_image(axes["photo"], photo, "224 x 224 pixels")
+    show_image(axes["patches"], tiled(tiles, 7, 6, 6, style), "49 patches of 32 x 32 pixels")
+    show_image(axes["tokens"], tiled(torch.cat([class_token, tiles]), 25, 5, 24, style), "a sequence of 50 tokens")
     for place in range(50):
         row, column = divmod(place, 25)
-        ax.text(37 * column + 15.5, 56 * row + 35, str(place), ha="center", va="top", fontsize=7)
-    ax.set_ylim(108, -1)
+        axes["tokens"].text(37 * column + 15.5, 56 * row + 35, str(place), ha="center", va="top", fontsize=7)
+    axes["tokens"].set_ylim(108, -1)
     return figure
 
 
@@ -169,8 +168,8 @@ def show_patches(run: Run) -> None:
         draw_patches,
         caption="An image becomes a sequence: the class token (0), then the patches in reading order. Patches of 32 px "
         "as in ViT-B/32, since the 196 of ViT-B/16 would be too small to see.",
-        alt="A photograph of a cat, the same photograph cut into a grid of 7 by 7 square patches, and below them the 49 "
-        "patches lined up as one sequence behind a plain class token, numbered 0 to 49.",
+        alt="A photograph of a cat, the same photograph cut into a grid of 7 by 7 square patches, and below them the "
+        "49 patches lined up as one sequence behind a plain class token, numbered 0 to 49.",
     )
 
 
@@ -229,8 +228,9 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), MLP(width)
 
     def forward(self, z: Tensor) -> Tensor:
-        z = self.attn(self.norm1(z)) + z  # Eq. 2
-        return self.mlp(self.norm2(z)) + z  # Eq. 3
+        z = z + self.attn(self.norm1(z))  # Eq. 2
+        out: Tensor = z + self.mlp(self.norm2(z))  # Eq. 3
+        return out
 
 
 class ViT(nn.Module):
@@ -408,9 +408,9 @@ def show_views(run: Run, preset: Preset) -> None:
 
 # %% [markdown]
 # ## Training: the same for all
-# Handwritten digits at a random place of a black canvas, elsewhere each time. With one seed, all arms see the same digits
-# in the same order at the same places, for as many steps; the loss at the end is among the results, so that it can be
-# seen whether they were done learning.
+# Handwritten digits at a random place of a black canvas, elsewhere each time. With one seed, all arms see the same
+# digits in the same order at the same places, for as many steps. The loss at the end is among the results: it shows
+# whether they were done with learning.
 
 
 # %%
@@ -495,7 +495,7 @@ def largest_vits(models: Models) -> list[ViT]:
 @torch.no_grad()
 def percent_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Accuracy in percent."""
-    return 100 * accuracy(model(images), labels)
+    return 100.0 * accuracy(model(images), labels)
 
 
 def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
@@ -509,8 +509,8 @@ def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
     experiment = run.experiment(
         "data_size",
         question="How much of the CNN's lead is left as the training set grows?",
-        data=f"{', '.join(map(str, preset.sizes))} digits of {DIGIT} px on {CANVAS} px to train, 300 others to test, each "
-        f"at {preset.places} places",
+        data=f"{', '.join(map(str, preset.sizes))} digits of {DIGIT} px on {CANVAS} px to train, 300 others to test, "
+        f"each at {preset.places} places",
         parameters=max(count_parameters(build(arm, preset)) for arm in ARMS),
         steps=preset.steps,
     )
@@ -530,8 +530,8 @@ def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
     experiment.figure(
         "data_size",
         partial(draw_data_sizes, preset.sizes, right, behind),
-        caption="Left, accuracy on digits that no model was trained on. Right, by how much each ViT lies behind the CNN "
-        "of the same seed. Lines are means over seeds, bands reach from the lowest to the highest.",
+        caption="Left, accuracy on digits that no model was trained on. Right, by how much each ViT lies behind the "
+        "CNN of the same seed. Lines are means over seeds, bands reach from the lowest to the highest.",
         alt="Two line charts over the number of training digits: the test accuracy of ViT, CNN and the ViT with a "
         "convolutional stem, and the points by which the two ViTs lie behind the CNN.",
     )
@@ -595,7 +595,8 @@ def shuffled_patches(images: Tensor, patch: int, generator: torch.Generator) -> 
 @torch.no_grad()
 def percent_changed(model: nn.Module, images: Tensor, others: Tensor) -> float:
     """The part of the images whose predicted class differs between two versions of them, in percent."""
-    return 100 * (model(images).argmax(1) != model(others).argmax(1)).double().mean().item()
+    before, after = model(images).argmax(1), model(others).argmax(1)  # each (B,)
+    return 100.0 * (1.0 - accuracy(after, before))
 
 
 def compare_patch_orders(run: Run, preset: Preset, models: Models) -> None:
@@ -626,10 +627,10 @@ def compare_patch_orders(run: Run, preset: Preset, models: Models) -> None:
     experiment.figure(
         "patch_order",
         partial(draw_patch_orders, pictures, bars),
-        caption="Left, a test digit and the same patches shuffled. Right, accuracy with and without position embeddings. "
-        "Without them the order changes nothing at all. Dots are seeds.",
-        alt="A digit above the same digit with its patches in disorder, beside four bars of test accuracy: with position "
-        "embeddings, in order and shuffled, and without them, in order and shuffled.",
+        caption="Left, a test digit and the same patches shuffled. Right, accuracy with and without position "
+        "embeddings. Without them the order changes nothing at all. Dots are seeds.",
+        alt="A digit above the same digit with its patches in disorder, beside four bars of test accuracy: with "
+        "position embeddings, in order and shuffled, and without them, in order and shuffled.",
     )
 
 
@@ -697,10 +698,10 @@ def show_positions(run: Run, preset: Preset, models: Models) -> None:
     experiment.figure(
         "positions",
         partial(draw_positions, trained, starts),
-        caption="Left, for each patch a small map of how similar its position embedding is to those of all patches, in the "
-        "trained ViT of the first seed. Right, the mean over all pairs at a distance, for all seeds.",
-        alt="A grid of small maps, one for each patch, coloured by the cosine between position embeddings, beside a line "
-        "chart of the mean cosine over the distance between patches, before and after training.",
+        caption="Left, for each patch a small map of how similar its position embedding is to those of all patches, in "
+        "the trained ViT of the first seed. Right, the mean over all pairs at a distance, for all seeds.",
+        alt="A grid of small maps, one for each patch, coloured by the cosine between position embeddings, beside a "
+        "line chart of the mean cosine over the distance between patches, before and after training.",
     )
 
 
@@ -770,10 +771,10 @@ def show_attention_distance(run: Run, preset: Preset, models: Models) -> None:
     experiment.figure(
         "attention_distance",
         partial(draw_distances, reach, uniform),
-        caption="Each dot is a head of the small ViT. Below the dashed line it looks nearer than attention that is uniform "
-        "over the image, above it farther.",
-        alt="A dot chart of the mean attention distance in pixels of every head, block by block and seed by seed, with a "
-        "dashed line for attention that is uniform over the image.",
+        caption="Each dot is a head of the small ViT. Below the dashed line it looks nearer than attention that is "
+        "uniform over the image, above it farther.",
+        alt="A dot chart of the mean attention distance in pixels of every head, block by block and seed by seed, with "
+        "a dashed line for attention that is uniform over the image.",
     )
 
 
@@ -837,8 +838,8 @@ def show_pretrained(run: Run, vit: ViT, size: int = 224, patch: int = 16) -> Non
         "attention_distance_pretrained",
         partial(draw_distances, reach, uniform),
         caption="The heads of a published ViT-B/16 on photographs of 224 px.",
-        alt="A dot chart of the mean attention distance in pixels of every head of a pretrained ViT-B/16, block by block, "
-        "with a dashed line for attention that is uniform over the image.",
+        alt="A dot chart of the mean attention distance in pixels of every head of a pretrained ViT-B/16, block by "
+        "block, with a dashed line for attention that is uniform over the image.",
     )
 
 
@@ -891,10 +892,10 @@ def count_cost(run: Run, preset: Preset) -> None:
     experiment.figure(
         "cost",
         partial(draw_cost, sides, attention, rest, shares),
-        caption="ViT-B/16. Attention grows with the square of the number of pixels, all the rest in proportion to it. On "
-        "the left both axes are logarithmic.",
-        alt="Two charts over the side of the image. The MACs of attention rise more steeply than those of all the rest; "
-        "the share of attention in all MACs rises with the image.",
+        caption="ViT-B/16. Attention grows with the square of the number of pixels, all the rest in proportion to it. "
+        "On the left both axes are logarithmic.",
+        alt="Two charts over the side of the image. The MACs of attention rise more steeply than those of all the "
+        "rest; the share of attention in all MACs rises with the image.",
     )
 
 

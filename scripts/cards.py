@@ -71,6 +71,9 @@ class Library:
     sources: Mapping[str, Source]
     """Of all card files, also of those that are too broken to be among `cards`."""
     vocabulary: Mapping[str, Any] = field(default_factory=dict)
+    """Tasks, metrics, glossary and notes."""
+    word_sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where each of these stands."""
 
 
 class CardError(Exception):
@@ -251,7 +254,7 @@ def load_library(folder: Path, root: Path) -> tuple[Library, list[Problem]]:
     sources: dict[str, Source] = {}
     problems: list[Problem] = []
     for path in card_paths(folder):
-        shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        shown = _shown(path, root)
         if path.stem in sources:
             problems.append(Problem(shown, 1, 1, f"the slug {path.stem!r} is taken by {sources[path.stem].path}"))
             continue
@@ -264,7 +267,12 @@ def load_library(folder: Path, root: Path) -> tuple[Library, list[Problem]]:
         problems += found
         if card:
             cards[path.stem] = card
-    return Library(cards, sources, load_vocabulary(folder)), problems
+    words, word_sources, found = load_vocabulary(folder, root)
+    return Library(cards, sources, words, word_sources), problems + found
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _text_of(path: Path, shown: str) -> tuple[str, Problem | None]:
@@ -276,10 +284,18 @@ def _text_of(path: Path, shown: str) -> tuple[str, Problem | None]:
         return "", Problem(shown, 1, 1, f"not UTF-8 text: byte {error.start} cannot be read")
 
 
-def load_vocabulary(folder: Path) -> dict[str, Any]:
-    """Tasks, metrics and glossary: the files with a leading underscore, merged by their top keys."""
+def load_vocabulary(folder: Path, root: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem]]:
+    """The files with a leading underscore, merged by their top keys, with where each of these stands."""
     words: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    problems: list[Problem] = []
     for path in sorted(folder.glob("_*.yml")):
-        data, _ = read_yaml(path.read_text("utf-8"), path.name)
+        shown = _shown(path, root)
+        try:
+            data, positions = read_yaml(path.read_text("utf-8"), shown)
+        except CardError as error:
+            problems.append(error.problem)
+            continue
         words |= data
-    return words
+        sources |= dict.fromkeys(data, Source(shown, positions))
+    return words, sources, problems

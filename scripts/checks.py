@@ -30,7 +30,7 @@ def check_library(
         runs: results of the runs there are, by slug; assertions over others are not checked.
     """
     found = [problem for slug in library.cards for problem in check_card(library, slug, examples, runs or {})]
-    return sorted(found)
+    return sorted([*found, *_check_notes(library), *_check_glossary(library)])
 
 
 def check_card(
@@ -197,3 +197,29 @@ def _check_references_used(library: Library, slug: str) -> Iterator[Problem]:
     for key in card.references:
         if key not in used:
             yield source.problem(("references", key), f"the reference {key!r} is never cited", "warning")
+
+
+def _check_notes(library: Library) -> Iterator[Problem]:
+    """Each line of the notes leads to a field or a claim that exists."""
+    for i, note in enumerate(library.vocabulary.get("notes", [])):
+        for k, place in enumerate(note["places"]):
+            where, source = ("notes", i, "places", k), library.word_sources["notes"]
+            card = library.cards.get(place["card"])
+            if card is None:
+                yield from _unknown(source, (*where, "card"), "card", place["card"], library.sources)
+            elif "claim" in place:
+                claims = [claim.claim for claim in (*card.pros, *card.cons)]
+                yield from _unknown(source, (*where, "claim"), f"claim of {card.slug}", place["claim"], claims)
+            elif place.get("field") not in type(card).model_fields:
+                yield source.problem(where, f"a place names a claim or a field of the card {card.slug!r}")
+
+
+def _check_glossary(library: Library) -> Iterator[Problem]:
+    for name, term in library.vocabulary.get("glossary", {}).items():
+        source = library.word_sources["glossary"]
+        for i, slug in enumerate(term.get("see", [])):
+            yield from _unknown(source, ("glossary", name, "see", i), "card", slug, library.sources)
+        try:
+            prose.to_html(term["definition"], lambda ref: ref)
+        except ValueError as error:
+            yield source.problem(("glossary", name, "definition"), str(error.args[0]))

@@ -50,6 +50,10 @@ LEGEND = {
 }
 
 
+ANCHORS = {"purpose": "", "name": "", "confused_with": "#concept", "pros": "#claims", "cons": "#claims"}
+"""Where on a model's page a field of its card stands, if not under its own name."""
+
+
 @dataclass(frozen=True)
 class Example:
     """An example as its page shows it."""
@@ -70,6 +74,7 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["numbers/index.md"] = site.numbers()
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
+    pages["notes/index.md"] = site.notes()
     return {path: _tidy(text) for path, text in sorted(pages.items())}
 
 
@@ -175,6 +180,26 @@ class _Site:
             for name, entry in sorted(terms.items(), key=lambda item: item[0].lower())
         ]  # fmt: skip
         return _template("glossary.md.j2").render(self._common("../") | {"terms": views})
+
+    def notes(self) -> str:
+        notes = self.knowledge.library.vocabulary.get("notes", [])
+        views = [{"line": note["line"], "places": [self._place(place) for place in note["places"]]} for note in notes]
+        return _template("notes.md.j2").render(self._common("../") | {"notes": views})
+
+    def _place(self, place: Mapping[str, str]) -> dict[str, Any]:
+        """Where a line of the notes went: a field of a card, or one of its claims with the verdict."""
+        card = self.knowledge.library.cards[place["card"]]
+        if "field" in place:
+            anchor = ANCHORS.get(place["field"], f"#{place['field']}")
+            return {"card": card, "anchor": anchor, "text": place["field"].replace("_", " "), "verdict": None}
+        sides = (("pro", self.knowledge.pros(card.slug)), ("con", self.knowledge.cons(card.slug)))
+        side, i, judged = next(
+            (side, i, judged)
+            for side, claims in sides
+            for i, judged in enumerate(claims, 1)
+            if judged.claim.claim == place["claim"]
+        )
+        return {"card": card, "anchor": f"#{side}-{i}", "text": place["claim"], "verdict": judged.verdict.value}
 
     def _common(self, root: str, card: Card | None = None) -> dict[str, Any]:
         writer = _Writer(self.knowledge, root, card)

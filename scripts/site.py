@@ -20,7 +20,7 @@ from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
 
-GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "api", "index.md")
+GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "notes", "api", "index.md")
 """What `render` writes below docs/; everything else there is written by hand."""
 
 

@@ -73,6 +73,15 @@ def test_a_huge_file_is_refused_before_it_is_read(tiny: Project) -> None:
     assert [p.message for p in problems] == ["the file is larger than 500,000 bytes; split the card"]
 
 
+def test_a_line_of_the_notes_that_leads_nowhere_is_a_problem(tiny: Project, command: Command) -> None:
+    notes = "notes:\n  - line: x\n    places:\n      - {card: alpha, claim: Has a margins.}\n      - {card: gamma, field: concept}\n"
+    (tiny.cards / "_notes.yml").write_text(notes)
+    assert command("check").stdout.splitlines() == [
+        "model_cards/_notes.yml:4:23: unknown claim of alpha 'Has a margins.', did you mean 'Has a margin.'?",
+        "model_cards/_notes.yml:5:10: unknown card 'gamma'",
+    ]
+
+
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(CardError, match="nested deeper than 20 levels"):
         read_yaml("[" * 5000 + "]" * 5000, "deep.yml")

@@ -202,8 +202,10 @@ def panels(
     """A figure with a grid of axes, laid out so that labels do not overlap.
 
     Args:
-        rows, cols: of the grid.
-        width, height: in inches; 7.2 fills the text column. Without a height, panels are about 3:2.
+        rows: rows of the grid.
+        cols: columns of the grid.
+        width: in inches; 7.2 fills the text column.
+        height: in inches; without it, panels are about 3:2.
         **options: passed to `Figure.subplots`, e.g. ``sharey=True`` or ``width_ratios=[2, 1]``.
 
     Returns:

@@ -1,0 +1,121 @@
+"""The knowledge itself: nothing of the notes is dropped, every card is complete, what pages link to exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from scripts.cards import Library, load_library
+from scripts.prose import to_text
+from scripts.schema import Card
+
+SLUGS = (
+    "attention-unet", "centernet", "detectron2", "detr", "dinov2", "faster-rcnn", "graph-transformer",
+    "improved-mask-rcnn", "internimage", "lora", "mask-dino", "mask-rcnn", "optimized-unet", "sam", "swin",
+    "timesformer", "unet", "vit", "yolov8",
+)  # fmt: skip
+NOTES = yaml.safe_load((ROOT / "model_cards/_notes.yml").read_text("utf-8"))["notes"]
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    loaded, problems = load_library(ROOT / "model_cards", ROOT)
+    assert not problems
+    return loaded
+
+
+def test_there_is_a_card_for_every_entry_of_the_notes(library: Library) -> None:
+    assert library.cards.keys() >= set(SLUGS)
+
+
+@pytest.mark.parametrize("note", NOTES, ids=lambda note: note["line"][:40])
+def test_each_line_of_the_notes_is_found_in_a_card(note: dict, library: Library) -> None:
+    for place in note["places"]:
+        card = library.cards[place["card"]]
+        if "claim" in place:
+            assert place["claim"] in {claim.claim for claim in (*card.pros, *card.cons)}
+        else:
+            assert getattr(card, place["field"])
+
+
+def test_only_the_headings_of_the_notes_have_no_place() -> None:
+    assert [note["line"] for note in NOTES if not note["places"]] == [
+        "Model comparisons",
+        "doing recap regarding what current models I am working on.",
+        "Prividing pros and cons to easily know model property.",
+    ]
+
+
+def test_the_lines_are_those_of_the_notes() -> None:
+    """Holds where the notes lie beside the project; they are not part of it."""
+    path = Path(ROOT).parent / "shared/notes/model-comparisons.txt"
+    if not path.is_file():
+        pytest.skip("the notes do not lie beside this checkout")
+    lines = {re.sub(r"\s+", " ", line).strip() for line in path.read_text("utf-8").splitlines() if line.strip()}
+    assert {note["line"] for note in NOTES} == lines
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_card_is_complete(slug: str, library: Library) -> None:
+    card = library.cards[slug]
+    assert len(card.pros) >= 4
+    assert len(card.cons) >= 3
+    assert len(card.use_when) >= 2
+    assert len(card.avoid_when) >= 2
+    assert any(advice.choose for advice in card.avoid_when)
+    assert card.succeeded_by
+    assert 100 <= len(to_text(card.concept).split())
+    assert "$" in card.concept or slug == "detectron2"
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_claim_without_an_assertion_has_a_source(slug: str, library: Library) -> None:
+    card = library.cards[slug]
+    for claim in (*card.pros, *card.cons):
+        assert claim.reported or claim.shown or claim.source or claim.corrected or claim.outdated, claim.claim
+
+
+@pytest.mark.parametrize(
+    ("slug", "licence"),
+    [
+        ("yolov8", ("code", "AGPL-3.0-only")),
+        ("detectron2", ("weights", "CC-BY-SA-3.0")),
+        ("timesformer", ("code", "CC-BY-NC-4.0")),
+    ],
+)
+def test_a_licence_that_bites_is_a_con(slug: str, licence: tuple[str, str], library: Library) -> None:
+    asserted = {(a.licence, a.is_) for claim in library.cards[slug].cons for a in claim.reported if a.licence}
+    assert licence in asserted
+
+
+@pytest.mark.parametrize("slug", ["dinov2", "optimized-unet", "yolov8"])
+def test_what_the_notes_had_wrong_is_corrected_or_outdated(slug: str, library: Library) -> None:
+    card = library.cards[slug]
+    assert any(claim.corrected or claim.outdated for claim in (*card.pros, *card.cons))
+
+
+def test_a_name_that_means_two_things_is_told_apart(library: Library) -> None:
+    def confusions(card: Card) -> str:
+        return " ".join(card.confused_with)
+
+    assert "Objects as Points" in confusions(library.cards["centernet"])
+    assert "Global Tracking" in confusions(library.cards["graph-transformer"])
+    assert re.search(r"DINO", confusions(library.cards["dinov2"]))
+    assert re.search(r"self-supervised", confusions(library.cards["mask-dino"]))
+
+
+def test_terms_of_the_glossary_lead_to_cards_that_exist(library: Library) -> None:
+    for name, term in library.vocabulary["glossary"].items():
+        assert term["definition"].strip(), name
+        assert set(term.get("see", [])) <= library.cards.keys(), name
+
+
+def test_every_metric_says_what_it_is(library: Library) -> None:
+    for name, metric in library.vocabulary["metrics"].items():
+        assert metric["kind"] in {"size", "compute", "quality", "speed", "memory", "cost"}, name
+        assert metric["better"] in {"higher", "lower"}, name
+        assert metric["definition"], name
