@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Swin Transformer: what does attention in shifted windows buy, and what does it cost?
 #
-# Attention between all tokens grows with the square of their number; inside windows of a fixed size it grows linearly,
-# but tokens of different windows never meet. Swin moves the windows by half their side in every second block, so that
-# they do. This script counts what that saves on published architectures, follows which tokens reach which, trains small
-# networks with and without the shift, and times what is left to pay.
+# Attention between all tokens grows with the square of their number; inside windows of a fixed size it grows
+# linearly, but tokens of different windows never meet. Swin moves the windows by half their side in every second
+# block, so that they do. This script counts what that saves on published architectures, follows which tokens reach
+# which, trains small networks with and without the shift, and times what is left to pay.
 #
 # | symbol in the paper | here | meaning |
 # |---|---|---|
-# | $M$, $\lfloor M/2 \rfloor$ | `window`, `shift` | side of a window in tokens, and how far every second block moves it |
+# | $M$, $\lfloor M/2 \rfloor$ | `window`, `shift` | side of a window in tokens, and how far it moves |
 # | $h, w$ | `grid` | tokens on a side of the map |
 # | $C$ | `width` | features of a token |
 # | $Q, K, V$ | `queries`, `keys`, `values` | projections of the tokens of one window |
@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 from statistics import fmean, median
 from types import MappingProxyType
 from typing import Any, Literal
@@ -52,11 +53,12 @@ from torch.utils.flop_counter import FlopCounterMode
 class Sizes:
     """Sizes of one preset: the trained networks and their data; `rounds` of timing, with `images` in a batch."""
 
-    width: int = 48
-    heads: int = 3
+    width: int = 32
+    heads: int = 2
     depth: int = 2
     windows: int = 3  # on a side of the canvas
-    steps: int = 300
+    steps: int = 450
+    learning_rate: float = 8e-3
     batch: int = 32
     train: int = 6000
     test: int = 1200
@@ -66,9 +68,21 @@ class Sizes:
 
 PRESETS: Mapping[str, Sizes] = MappingProxyType(
     {
-        "smoke": Sizes(width=12, steps=3, batch=8, train=64, test=64, rounds=1),
+        "smoke": Sizes(width=16, steps=3, batch=8, train=64, test=64, rounds=1),
         "quick": Sizes(),
-        "full": Sizes(96, 6, depth=4, windows=5, steps=6000, batch=128, train=40_000, test=4000, rounds=20, images=64),
+        "full": Sizes(
+            width=96,
+            heads=6,
+            depth=4,
+            windows=5,
+            steps=6000,
+            learning_rate=1e-3,
+            batch=128,
+            train=40_000,
+            test=4000,
+            rounds=20,
+            images=64,
+        ),  # fmt: skip
     }
 )
 SWIN, VIT, RESNET = "swin_tiny_patch4_window7_224", "vit_small_patch16_224", "resnet50"
@@ -76,8 +90,8 @@ SWIN, VIT, RESNET = "swin_tiny_patch4_window7_224", "vit_small_patch16_224", "re
 # %% [markdown]
 # ## Windows
 #
-# The grid of tokens is cut into windows of $M \times M$, and attention stays inside each. For $hw$ tokens of width $C$,
-# global attention (MSA) and window attention (W-MSA) take these multiply-accumulates:
+# The grid of tokens is cut into windows of $M \times M$, and attention stays inside each. For $hw$ tokens of width
+# $C$, global attention (MSA) and window attention (W-MSA) take these multiply-accumulates:
 #
 # $$\Omega(\text{MSA}) = 4hwC^2 + 2(hw)^2C \qquad \Omega(\text{W-MSA}) = 4hwC^2 + 2M^2hwC$$
 
@@ -99,7 +113,7 @@ def window_partition(tokens: Tensor, window: int) -> Tensor:
 def window_reverse(windows: Tensor, height: int, width: int) -> Tensor:
     """Puts windows (B * n, N, D) back together to tokens (B, H, W, D), the inverse of `window_partition`."""
     N, D = windows.shape[1:]
-    window = round(N**0.5)
+    window = isqrt(N)
     tiles = windows.view(-1, height // window, width // window, window, window, D)
     return tiles.transpose(2, 3).reshape(-1, height, width, D)  # (B, rows, M, columns, M, D) -> (B, H, W, D)
 
@@ -117,9 +131,9 @@ def window_msa_macs(tokens: int, width: int, window: int) -> tuple[int, int]:
 # %% [markdown]
 # ## The cyclic shift and its mask
 #
-# Moved windows would be cut at the border into more windows, of several sizes. Instead the tokens are rolled up and to
-# the left, and the windows stay where they are. The last windows then hold tokens from opposite ends of the image; the
-# mask keeps these from seeing each other.
+# Moved windows would be cut at the border into more windows, of several sizes. Instead the tokens are rolled up and
+# to the left, and the windows stay where they are. The last windows then hold tokens from opposite ends of the image;
+# the mask keeps these from seeing each other.
 
 
 # %%
@@ -145,10 +159,8 @@ def shift_mask(grid: int, window: int, shift: int) -> Tensor:
 def draw_grid(ax: Axes, pixels: Any, borders: Sequence[float], title: str) -> None:
     """A picture under a grid of 8 x 8 tokens, with borders of windows at these tokens."""
     show_image(ax, pixels, title, extent=(0, 8, 8, 0))
-    for each in range(1, 8):
-        ax.plot([each, each, np.nan, 0, 8], [0, 8, np.nan, each, each], color="white", linewidth=0.5, alpha=0.6)
-    for colour, linewidth in (("black", 4.5), ("#F2D34B", 2.5)):
-        for each in borders:
+    for colour, linewidth, lines in (("white", 0.5, range(1, 8)), ("black", 4.5, borders), ("#F2D34B", 2.5, borders)):
+        for each in lines:
             ax.plot([each, each, np.nan, 0, 8], [0, 8, np.nan, each, each], color=colour, linewidth=linewidth)
     ax.set(xlim=(0, 8), ylim=(8, 0))
 
@@ -156,11 +168,12 @@ def draw_grid(ax: Axes, pixels: Any, borders: Sequence[float], title: str) -> No
 def draw_mask(ax: Axes) -> None:
     """Which tokens of the last window may attend to which, in the order of rows."""
     region = list("AABB" * 2 + "CCDD" * 2)
-    ax.imshow(shift_mask(8, 4, 2)[-1] != 0, cmap="Greys", vmin=0, vmax=1.6, extent=(0, 16, 16, 0))
+    ax.imshow((shift_mask(8, 4, 2)[-1] != 0).numpy(), cmap="Greys", vmin=0, vmax=1.6, extent=(0, 16, 16, 0))
     ax.set_xticks(np.arange(16) + 0.5, region, fontsize=7)
     ax.set_yticks(np.arange(16) + 0.5, region, fontsize=7)
     ax.set(title="mask, last window", xlabel="key", ylabel="query")
     ax.tick_params(length=0)
+    ax.set_anchor("N")
     ax.grid(False)
 
 
@@ -174,6 +187,7 @@ def draw_windows(style: Style) -> Figure:
     plate = {"facecolor": "black", "edgecolor": "none", "boxstyle": "round,pad=0.15"}
     for name, x, y in (("A", 5, 5), ("B", 7, 5), ("C", 5, 7), ("D", 7, 7)):
         axes[0, 2].text(x, y, name, color="white", ha="center", va="center", weight="bold", bbox=plate)
+    axes[0, 2].plot([6, 6, np.nan, 0, 8], [0, 8, np.nan, 6, 6], color="white", linestyle="--")  # where the ends meet
     draw_mask(axes[0, 3])
     return figure
 
@@ -182,12 +196,13 @@ def windows_figure(run: Run) -> None:
     run.figure(
         "shifted_windows",
         draw_windows,
-        caption="8 x 8 tokens in windows of 4 x 4. Regular windows exchange nothing; in the next block they lie half a "
-        "window further and join what was apart. Rolled up and to the left, the tokens fit into four full windows. The "
-        "last one holds four pieces, A to D, that are no neighbours: the mask (dark: forbidden) lets each see only itself.",
-        alt="Three times the same photograph under a grid of 8 by 8 tokens: cut into four windows, into nine windows "
-        "moved by two tokens, and rolled so that four windows fit again, the last one made of pieces A to D. Beside it "
-        "the 16 by 16 mask of that window, open only between tokens of the same letter.",
+        caption="8 x 8 tokens in windows of 4 x 4. Regular windows exchange nothing; in the next block they lie "
+        "half a window further and join what was apart. Rolled up and to the left, the tokens fit into "
+        "four full windows. The last one holds four pieces, A to D, that are no neighbours: the mask "
+        "(dark: forbidden) lets each see only itself.",
+        alt="Three times the same photograph under a grid of 8 by 8 tokens: cut into four windows, into nine "
+        "windows moved by two tokens, and rolled so that four windows fit again, the last one made of pieces A "
+        "to D. Beside it the 16 by 16 mask of that window, open only between tokens of the same letter.",
     )
 
 
@@ -346,12 +361,12 @@ def merging_figure(run: Run) -> None:
     run.figure(
         "patch_merging",
         draw_merging,
-        caption="Left: four neighbours are joined and projected, so a quarter of the tokens remains, each twice as wide. "
-        "Right: the maps of Swin-T to scale. A window keeps its seven tokens a side while the map shrinks, until in the "
-        "last stage one window covers it.",
-        alt="Left: a group of two by two coloured cells, the same four cells stacked, and one cell of half the height. "
-        "Right: four square grids that halve in side from stage to stage, divided into 64, 16, 4 and 1 windows, with "
-        "their sizes written below.",
+        caption="Left: four neighbours are joined and projected, so a quarter of the tokens remains, each twice as "
+        "wide. Right: the maps of Swin-T to scale. A window keeps its seven tokens a side while the map "
+        "shrinks, until in the last stage one window covers it.",
+        alt="Left: a group of two by two coloured cells, the same four cells stacked, and one cell of half the "
+        "height. Right: four square grids that halve in side from stage to stage, divided into 64, 16, 4 and 1 "
+        "windows, with their sizes written below.",
     )
 
 
@@ -378,7 +393,7 @@ def draw_influence(style: Style, maps: Mapping[tuple[bool, int], Tensor]) -> Fig
     figure, axes = panels(2, len(DEPTHS), height=4.2)
     for ax, ((_, depth), values) in zip(axes.flat, maps.items(), strict=True):
         strength = torch.where(values > 0, (values / values.max()).log10(), torch.nan)
-        ax.imshow(strength, cmap=style.sequential, vmin=-6, vmax=0)
+        ax.imshow(strength.numpy(), cmap=style.sequential, vmin=-6, vmax=0)
         ax.set_title(f"{depth} block{'s' * (depth > 1)}: {int((values > 0).sum()):,}")
         ax.set(xticks=[], yticks=[])
         ax.spines[["top", "right"]].set_visible(True)
@@ -406,11 +421,12 @@ def receptive_field(run: Run) -> None:
     experiment.figure(
         "receptive_field",
         partial(draw_influence, maps=maps),
-        caption="Input tokens that act on one output token in the middle, and their number (blank: gradient exactly "
-        "zero). With the shift the side of the area grows by one window per block; without it, it stays one window "
-        "however deep the stack. Global attention would fill the square in one block.",
-        alt="Two rows of four square maps for 1, 2, 4 and 8 blocks. Upper row, shifted windows: a coloured square around "
-        "the middle that grows with each map. Lower row, never shifted: the same small square in all four.",
+        caption="Input tokens that act on one output token in the middle, and their number (blank: gradient "
+        "exactly zero). With the shift the side of the area grows by one window per block; without it, it "
+        "stays one window however deep the stack. Global attention would fill the square in one block.",
+        alt="Two rows of four square maps for 1, 2, 4 and 8 blocks. Upper row, shifted windows: a coloured square "
+        "around the middle that grows with each map. Lower row, never shifted: the same small square in all "
+        "four.",
     )
 
 
@@ -451,9 +467,9 @@ def draw_reach(style: Style, parts: Mapping[str, Sequence[float]]) -> Figure:
         ax.plot(blocks, values, marker="os"[index], color=style.cycle[index], label=f"windows {label}")
     for stage, merge in enumerate((2.5, 4.5, 10.5), start=2):
         ax.axvline(merge, color=style.muted, linewidth=1, linestyle="--")
-        ax.text(merge + 0.08, 0.03, f"stage {stage}", color=style.muted, fontsize=8)
-    ax.set(xlabel="block of Swin-T", ylabel="part of the image", xticks=blocks, ylim=(0, 1.08))
-    ax.legend(loc="center right", bbox_to_anchor=(1, 0.55))
+        ax.text(merge + 0.08, 1.07, f"stage {stage}", color=style.muted, fontsize=8)
+    ax.set(xlabel="block of Swin-T", ylabel="part of the image", xticks=blocks, ylim=(0, 1.17))
+    ax.legend(loc="center", bbox_to_anchor=(0.62, 0.53))
     return figure
 
 
@@ -472,23 +488,25 @@ def whole_network(run: Run) -> None:
     experiment.figure(
         "swin_tiny_reach",
         partial(draw_reach, parts=parts),
-        caption="Part of the image that acts on a token in the middle, block by block; dashed: patch merging. The shift "
-        "brings the whole image into view several blocks earlier. Without it, merging still joins windows, and the last "
-        "stage is one window: the shift speeds the mixing up, it is not the only way.",
-        alt="Line chart over the twelve blocks of Swin-T. With the shift, the part of the image seen rises at every block "
-        "and is complete in the third stage; without it, it rises only after each merging and is complete in the fourth "
-        "stage. Global attention sees all from the first block.",
+        caption="Part of the image that acts on a token in the middle, block by block; dashed: patch merging. The "
+        "shift brings the whole image into view several blocks earlier. Without it, merging still joins "
+        "windows, and the last stage is one window: the shift speeds the mixing up, it is not the only "
+        "way.",
+        alt="Line chart over the twelve blocks of Swin-T. With the shift, the part of the image seen rises at "
+        "every block and is complete in the third stage; without it, it rises only after each merging and is "
+        "complete in the fourth stage. Global attention sees all from the first block.",
     )
 
 
 # %% [markdown]
 # ## Cost against resolution
 #
-# Swin-T and ViT-S/16 have about the same MACs at 224 px. Both are built on the meta device, which knows shapes but holds
-# no data, so the counts are exact at any resolution. *Attention* means the products $QK^T$ and $AV$, the second terms
-# of Eq. 1 and 2. Memory is what autograd keeps for the backward pass of one image in float32, without parameters. A
-# fused kernel never stores the scores, so ViT is counted both ways; Swin's learned bias keeps it off the fused CPU
-# kernel in training. The sizes are multiples of 224 px, which windows of seven tokens divide in every stage.
+# Swin-T and ViT-S/16 have about the same MACs at 224 px. Both are built on the meta device, which knows shapes but
+# holds no data, so the counts are exact at any resolution. *Attention* means the products $QK^T$ and $AV$, the second
+# terms of Eq. 1 and 2. Memory is what autograd keeps for the backward pass of one image in float32, without
+# parameters. A fused kernel never stores the scores, so ViT is counted both ways; Swin's learned bias keeps it off
+# the fused CPU kernel in training. The sizes are multiples of 224 px, which windows of seven tokens divide in every
+# stage.
 
 # %%
 RESOLUTIONS = (224, 448, 672, 896, 1120)
@@ -620,13 +638,13 @@ def cost_by_resolution(run: Run) -> None:
     experiment.figure(
         "cost",
         partial(draw_cost, costs=costs),
-        caption="Exact counts on logarithmic axes; dots are counted, thin lines in the first panel are Eq. 1 and 2. "
-        "Attention of ViT grows with the square of the pixels, that of Swin in proportion to them, and at high "
-        "resolution it decides the whole network. The advantage in memory holds only against attention that writes its "
-        "scores out: with a fused kernel ViT keeps less at every size.",
-        alt="Three log-log charts from 224 to 1,120 px. Attention MACs: ViT-S starts above Swin-T and rises twice as "
-        "steeply. Total MACs: equal at 224 px, ViT-S well above at 1,120 px. Memory kept for the backward pass: ViT-S "
-        "starts below and ends above Swin-T, but with fused attention it stays below throughout.",
+        caption="Exact counts on logarithmic axes; dots are counted, thin lines in the first panel are Eq. 1 and "
+        "2. Attention of ViT grows with the square of the pixels, that of Swin in proportion to them, and "
+        "at high resolution it decides the whole network. The advantage in memory holds only against "
+        "attention that writes its scores out: with a fused kernel ViT keeps less at every size.",
+        alt="Three log-log charts from 224 to 1,120 px. Attention MACs: ViT-S starts above Swin-T and rises twice "
+        "as steeply. Total MACs: equal at 224 px, ViT-S well above at 1,120 px. Memory kept for the backward "
+        "pass: ViT-S starts below and ends above Swin-T, but with fused attention it stays below throughout.",
     )
 
 
@@ -634,12 +652,13 @@ def cost_by_resolution(run: Run) -> None:
 # ## Accuracy with and without the shift
 #
 # One stage of blocks without patch merging, so that nothing but the shift connects windows. Both arms have the same
-# parameters and start from the same weights. A digit of $8 \times 8$ px, the size of a window, lies on a noisy canvas of
-# several windows:
+# parameters and start from the same weights. A digit of $8 \times 8$ px, the size of a window, lies on a noisy canvas
+# of several windows:
 #
 # - **inside**: the digit fills a window; name it from the mean over the image. The shift should not matter.
-# - **across**: as before, but half a window off, so that four windows hold a quarter each, as with objects that ignore
-#   the grid. The shifted window holds the whole digit; without the shift, evidence from the quarters can only be added.
+# - **across**: as before, but half a window off, so that four windows hold a quarter each, as with objects that
+#   ignore the grid. The shifted window holds the whole digit; without the shift, evidence from the quarters can only
+#   be added.
 # - **beyond**: the digit fills a window, and *every* window has to name it, as dense prediction asks of places whose
 #   evidence lies elsewhere. Without the shift other windows hold no evidence, so chance is a proven ceiling. With it,
 #   evidence travels one window for every two blocks and not further: beyond that chance is the ceiling of both arms.
@@ -653,7 +672,7 @@ Scores = Mapping[tuple[Task, bool], Sequence[Sequence[float]]]  # by task and sh
 
 @dataclass(frozen=True)
 class Canvases:
-    """Images (N, 1, S, S); labels (N,); cells (N, 2), row and column of the window with the digit's upper left corner."""
+    """Images (N, 1, S, S); labels (N,); cells (N, 2), row and column of the window of the digit's corner."""
 
     images: Tensor
     labels: Tensor
@@ -702,7 +721,7 @@ def task_loss(task: Task, model: nn.Module, images: Tensor, labels: Tensor) -> T
     return cross_entropy(logits.mean((2, 3)), labels)
 
 
-def train(task: Task, shifted: bool, seed: int, sizes: Sizes, run: Run, learning_rate: float = 4e-3) -> SwinStage:
+def train(task: Task, shifted: bool, seed: int, sizes: Sizes, run: Run) -> SwinStage:
     """One training; both arms of a seed share the first weights, the data and its order."""
     seed_everything(seed)
     model = SwinStage(sizes, shifted)
@@ -713,7 +732,7 @@ def train(task: Task, shifted: bool, seed: int, sizes: Sizes, run: Run, learning
         minibatches((data.images, data.labels), sizes.batch, sizes.steps, seed),
         partial(task_loss, task),
         steps=sizes.steps,
-        learning_rate=learning_rate,
+        learning_rate=sizes.learning_rate,
         device=run.device,
         progress=partial(run.progress, what=what),
     )
@@ -793,12 +812,13 @@ def accuracy_by_shift(run: Run, sizes: Sizes) -> None:
     experiment.figure(
         "accuracy",
         partial(draw_accuracy, scores=scores, reach=sizes.depth // 2),
-        caption="Left: one answer for the image, its digit inside a window or across four. Right: every window has to "
-        "name a digit that lies so many windows away. Without the shift all other windows stay at chance, as they must; "
-        "with it, the answer arrives as far as the blocks reach. Dots and bands: seeds.",
+        caption="Left: one answer for the image, its digit inside a window or across four. Right: every window has "
+        "to name a digit that lies so many windows away. Without the shift all other windows stay at "
+        "chance, as they must; with it, the answer arrives as far as the blocks reach. Dots and bands: "
+        "seeds.",
         alt="Left: four bars of test accuracy, shifted beside never shifted, for digits inside a window and across "
-        "windows. Right: accuracy against the distance to the digit in windows, both arms, with a line at chance and a "
-        "mark at the distance from which the blocks do not reach.",
+        "windows. Right: accuracy against the distance to the digit in windows, both arms, with a line at "
+        "chance and a mark at the distance from which the blocks do not reach.",
     )
 
 
@@ -913,6 +933,8 @@ def time_for_a_mac(run: Run, sizes: Sizes) -> None:
         experiment.result(f"work_rate_{name}", rates[name], unit="GMAC/s", meaning=f"{what}: MACs done in a second.")
         meaning = f"{what}: part of the time that is neither a matrix product nor a convolution."
         experiment.result(f"time_outside_products_{name}", outside, unit="", meaning=meaning)
+        meaning = f"{what}: part of the time that copies tokens to another place (windows, rolls, heads)."
+        experiment.result(f"time_moving_{name}", [each[KINDS[1]] for each in kinds[name]], unit="", meaning=meaning)
     for swin in ("swin", "swin_fused"):
         for other in ("vit", "resnet"):
             ratio = [a / b for a, b in zip(rates[swin], rates[other], strict=True)]
@@ -921,12 +943,12 @@ def time_for_a_mac(run: Run, sizes: Sizes) -> None:
     experiment.figure(
         "speed",
         partial(draw_speed, rates=rates, kinds=kinds),
-        caption=f"Left: MACs done in a second on this device ({run.device.type}); dots are repeats. Right: how the time "
-        "divides into matrix products and convolutions, moving tokens (cutting, rolling and joining windows), and all "
-        "else (norms, activations, softmax, sums). Only the products count as MACs.",
-        alt="Left: bars of billions of multiply-accumulates per second for Swin-T, Swin-T with fused attention, ViT-S/16 "
-        "and ResNet-50. Right: stacked bars that divide the time of each network into products, moving tokens and all "
-        "else.",
+        caption=f"Left: MACs done in a second on this device ({run.device.type}); dots are repeats. Right: how the "
+        "time divides into matrix products and convolutions, moving tokens (cutting, rolling and joining "
+        "windows), and all else (norms, activations, softmax, sums). Only the products count as MACs.",
+        alt="Left: bars of billions of multiply-accumulates per second for Swin-T, Swin-T with fused attention, "
+        "ViT-S/16 and ResNet-50. Right: stacked bars that divide the time of each network into products, "
+        "moving tokens and all else.",
     )
 
 
@@ -936,8 +958,9 @@ def time_for_a_mac(run: Run, sizes: Sizes) -> None:
 # - Grids are square and divided by the window; the published code pads others, which the result at 256 px counts.
 #   There is no dropout and no stochastic depth.
 # - Forbidden pairs get minus infinity where the published code adds -100: after the softmax both are zero.
-# - The trained networks have one stage and no merging, on purpose. The paper's ablation takes the shift out of the whole
-#   hierarchy, where merging still joins windows: a different question, and one with a smaller answer than *beyond*.
+# - The trained networks have one stage and no merging, on purpose. The paper's ablation takes the shift out of the
+#   whole hierarchy, where merging still joins windows: a different question, and one with a smaller answer than
+#   *beyond*.
 # - Windows of the trained networks have 2 x 2 tokens (of 4 x 4 px), so that a core trains them in seconds; digits and
 #   minutes stand in for ImageNet and 300 epochs. This tests a mechanism and says nothing about published accuracies.
 # - Times are those of timm's implementation with torch's stock kernels on this device, not of the authors' own fused

@@ -22,6 +22,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,8 @@ class Preset:
         batch: images in a step.
         rates: peak learning rates, chosen on the validation digits with other seeds than those reported.
         patch, width, depth, heads: of the ViT.
-        cnn: channels of the CNN's convolutions; all but the first halve the image.
-        stem: channels of the hybrid's convolutions, in front of a last one to `width`; each halves the image.
+        cnn: channels of the CNN's convolutions.
+        stem: channels of the hybrid's convolutions, in front of a last one to `width`.
         places: how often each test digit is placed on a canvas.
         resolutions: sides of the images whose cost is counted, pixels.
     """
@@ -69,7 +70,7 @@ class Preset:
     width: int = 32
     depth: int = 3
     heads: int = 4
-    cnn: tuple[int, ...] = (8, 16, 32, 48, 48)
+    cnn: tuple[int, ...] = (16, 32, 48, 52)
     stem: tuple[int, ...] = (8, 16)
     places: int = 5
     resolutions: tuple[int, ...] = (224, 448, 672, 896, 1120)
@@ -77,10 +78,10 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset(sizes=(20, 40), steps=3, places=1, resolutions=(224, 1120)),
-    "quick": Preset(sizes=(50, 250, 1297), steps=700),
+    "quick": Preset(sizes=(50, 250, 1297), steps=1000),
     "full": Preset(
         sizes=(50, 150, 450, 1297), steps=10_000, batch=128, rates=(("vit", 5e-4), ("cnn", 3e-3), ("hybrid", 5e-4)),
-        patch=4, width=128, depth=6, heads=8, cnn=(32, 64, 128, 272, 304), stem=(64,),
+        patch=4, width=128, depth=6, heads=8, cnn=(64, 128, 256, 336), stem=(64,),
     ),
 }  # fmt: skip
 
@@ -282,16 +283,19 @@ class ViT(nn.Module):
 
 # %% [markdown]
 # ## The rivals
-# The CNN is a plain stack of 3x3 convolutions with batch norm and ReLU, then the mean over the image: it has locality
+# The CNN is a plain stack of strided 3x3 convolutions with batch norm and ReLU, then the mean over the image: it has locality
 # and equal treatment of all places built in. The hybrid sits between (Section 3.1 of the paper): its tokens come from a
 # few strided convolutions, as in arXiv:2106.14881, in place of flat patches. All have about as many parameters.
 
 
 # %%
-def convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """A 3x3 convolution with batch norm and ReLU."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+def convolutions(widths: Sequence[int]) -> nn.Sequential:
+    """3x3 convolutions, each with batch norm and ReLU, that halve the image: (B, 1, H, W) -> (B, D, H / 2^n, W / 2^n)."""
+    layers = []
+    for inputs, outputs in pairwise((1, *widths)):
+        conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        layers.append(nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU()))
+    return nn.Sequential(*layers)
 
 
 class CNN(nn.Module):
@@ -299,8 +303,7 @@ class CNN(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        pairs = enumerate(zip((1, *widths[:-1]), widths, strict=True))
-        self.layers = nn.Sequential(*(convolution(a, b, stride=1 if first == 0 else 2) for first, (a, b) in pairs))
+        self.layers = convolutions(widths)
         self.head = nn.Linear(widths[-1], CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -313,8 +316,7 @@ class ConvStem(nn.Module):
 
     def __init__(self, widths: Sequence[int], width: int) -> None:
         super().__init__()
-        pairs = zip((1, *widths[:-1]), widths, strict=True)
-        self.layers = nn.Sequential(*(convolution(a, b, stride=2) for a, b in pairs))
+        self.layers = convolutions(widths)
         self.proj = nn.Conv2d(widths[-1], width, 3, stride=2, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -467,11 +469,13 @@ def train(arm: str, count: int, seed: int, preset: Preset, device: torch.device)
 
 
 Models = dict[tuple[str, int], list[Trained]]  # (arm, number of digits) -> one for each seed
+Table = dict[tuple[str, int], NDArray[np.float64]]  # (arm, number of digits) -> one value for each seed
 
 
 def train_all(run: Run, preset: Preset) -> Models:
-    """Trains every arm on every number of digits, and the ViT without positions on the largest."""
-    models: Models = {(arm, count): [] for count in preset.sizes for arm in ARMS}
+    """Trains ViT and CNN on every number of digits, the hybrid at both ends, the ViT without positions on the largest."""
+    models: Models = {(arm, count): [] for count in preset.sizes for arm in ("vit", "cnn")}
+    models |= {("hybrid", count): [] for count in (preset.sizes[0], preset.sizes[-1])}
     models["vit_without_positions", preset.sizes[-1]] = []
     jobs = [(*each, seed) for each in models for seed in run.seeds]
     for arm, count, seed in run.progress(jobs, what="training"):
@@ -500,11 +504,10 @@ def percent_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
     images, labels = test_digits(preset.places)
-    right = {
-        each: np.array([percent_right(one.model, images, labels) for one in models[each]])
-        for each in models
-        if each[0] in ARMS
-    }
+    right: Table = {}
+    for (arm, count), ones in models.items():
+        if arm in ARMS:
+            right[arm, count] = np.array([percent_right(one.model, images, labels) for one in ones])
     behind = {each: right["cnn", each[1]] - right[each] for each in right}  # points, paired by seed
     experiment = run.experiment(
         "data_size",
@@ -515,18 +518,8 @@ def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
         steps=preset.steps,
     )
     add_sizes(experiment, preset)
-    for name, count in (("smallest", preset.sizes[0]), ("largest", preset.sizes[-1])):
-        for arm, label in ARMS.items():
-            about, losses = f"{label} trained on {count} digits.", [one.loss for one in models[arm, count]]
-            add(experiment, f"accuracy_{arm}_{name}_set", right[arm, count], "%", f"Test accuracy of the {about}")
-            add(experiment, f"training_loss_{arm}_{name}_set", losses, "nat", f"Loss at the end of the {about}")
-        stem_gain = right["hybrid", count] - right["vit", count]
-        lead = f"with {count} training digits, same seed"
-        add(experiment, f"gap_{name}_set", behind["vit", count], "points", f"Accuracy of CNN minus ViT {lead}.")
-        add(experiment, f"hybrid_gap_{name}_set", behind["hybrid", count], "points", f"CNN minus hybrid {lead}.")
-        add(experiment, f"stem_gain_{name}_set", stem_gain, "points", f"Accuracy of hybrid minus ViT {lead}.")
-    shrinks = behind["vit", preset.sizes[0]] - behind["vit", preset.sizes[-1]]
-    add(experiment, "gap_shrinks", shrinks, "points", "CNN's lead over ViT: smallest set minus largest set, same seed.")
+    add_accuracies(experiment, preset, models, right)
+    add_gaps(experiment, preset, behind)
     experiment.figure(
         "data_size",
         partial(draw_data_sizes, preset.sizes, right, behind),
@@ -555,16 +548,35 @@ def add_sizes(experiment: Experiment, preset: Preset) -> None:
             experiment.result(f"{name}_{arm}", [value], unit=unit, meaning=f"{what} of the {label}.", exact=True)
 
 
-Table = dict[tuple[str, int], NDArray[np.float64]]  # (arm, number of digits) -> one value for each seed
+def add_accuracies(experiment: Experiment, preset: Preset, models: Models, right: Table) -> None:
+    """Accuracy and last training loss of all arms, on the smallest and the largest set."""
+    for name, count in (("smallest", preset.sizes[0]), ("largest", preset.sizes[-1])):
+        for arm, label in ARMS.items():
+            about, losses = f"{label} trained on {count} digits.", [one.loss for one in models[arm, count]]
+            add(experiment, f"accuracy_{arm}_{name}_set", right[arm, count], "%", f"Test accuracy of the {about}")
+            add(experiment, f"training_loss_{arm}_{name}_set", losses, "nat", f"Loss at the end of the {about}")
+
+
+def add_gaps(experiment: Experiment, preset: Preset, behind: Table) -> None:
+    """The differences between arms of one seed, on the smallest and the largest set."""
+    smallest, largest = preset.sizes[0], preset.sizes[-1]
+    for name, count in (("smallest", smallest), ("largest", largest)):
+        vit, hybrid, given = behind["vit", count], behind["hybrid", count], f"{count} training digits, same seed"
+        add(experiment, f"gap_{name}_set", vit, "points", f"Accuracy of CNN minus ViT, {given}.")
+        add(experiment, f"hybrid_gap_{name}_set", hybrid, "points", f"Accuracy of CNN minus hybrid, {given}.")
+        add(experiment, f"stem_gain_{name}_set", vit - hybrid, "points", f"Accuracy of hybrid minus ViT, {given}.")
+    shrinks = behind["vit", smallest] - behind["vit", largest]
+    add(experiment, "gap_shrinks", shrinks, "points", "CNN's lead over ViT, smallest set minus largest set, same seed.")
 
 
 def draw_data_sizes(sizes: Sequence[int], right: Table, behind: Table, style: Style) -> Figure:
     figure, ((left_ax, right_ax),) = panels(1, 2, height=3.4)
     for (arm, label), marker, colour in zip(ARMS.items(), "osD", style.cycle, strict=False):
+        counts = [count for count in sizes if (arm, count) in right]
         for ax, table in ((left_ax, right), (right_ax, behind)):
             if ax is left_ax or arm != "cnn":
-                rows = np.stack([table[arm, count] for count in sizes], axis=1)  # (seeds, sizes)
-                seed_lines(ax, sizes, rows, label, colour, marker=marker)
+                rows = np.stack([table[arm, count] for count in counts], axis=1)  # (seeds, sizes)
+                seed_lines(ax, counts, rows, label, colour, marker=marker)
     left_ax.set(ylabel="test accuracy (%)", title="Accuracy")
     right_ax.set(ylabel="points", title="Behind the CNN")
     right_ax.axhline(0, color=style.muted, linewidth=1)

@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
     serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
     serving.add_argument("--port", type=int, default=8000)
+    serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
     commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
     commands.add_parser("schema", help="write model_cards/card.schema.json")
     executing = commands.add_parser("execute")  # one job, called by the Snakefile

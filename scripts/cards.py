@@ -63,9 +63,9 @@ class Source:
         return Problem(self.path, line, column, message, severity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Library:
-    """All cards by slug, where each stands, and the words they may use."""
+    """All cards by slug, where each stands, and the words they may use. Hashed by identity: it never changes."""
 
     cards: Mapping[str, Card]
     sources: Mapping[str, Source]

@@ -19,9 +19,10 @@ from scripts.runs import pins
 
 def digest(project: Project) -> str:
     """Hash of all that a count depends on: our definitions and the pinned libraries."""
-    sources = [Path(__file__), Path(__file__).with_name("architectures.py")]
-    total = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
-    total.update("\n".join(pins(project)).encode())
+    total = hashlib.sha256("\n".join(pins(project)).encode())
+    for path in (Path(__file__), *sorted(Path(__file__).with_name("architectures").glob("*.py"))):
+        total.update(path.name.encode())
+        total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -71,31 +72,23 @@ def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
 def count(key: str) -> Counted:
     """Parameters and MACs of one forward pass of one image, for `library/model @ H x W`.
 
-    torch's counter counts a multiplication and an addition as two operations: MACs are half of it.
+    torch's counter counts a multiplication and an addition as two operations: MACs are half of it. It counts matrix
+    products and convolutions; norms, activations and poolings are left out, as in most published figures.
 
     Raises:
         LookupError: the model is not known.
+        RuntimeError: its forward pass looks at values, which the meta device does not have.
     """
-    name, _, size_text = key.partition(" @ ")
-    size = tuple(int(part) for part in size_text.split(" x "))
-    try:
-        parameters, flops = _count_on("meta", name, size)
-    except (NotImplementedError, RuntimeError):  # the path depends on values: proposals, masks
-        parameters, flops = _count_on("cpu", name, size)
-    return Counted(float(parameters), flops / 2, size_text)
-
-
-def _count_on(device: str, name: str, size: tuple[int, ...]) -> tuple[int, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from scripts.architectures import CHANNELS, build
+    from scripts.architectures import build, input_shape
 
-    channels = CHANNELS.get(name, 3)
-    shape = (1, channels, *size) if len(size) == 2 else (1, size[0], channels, *size[1:])
-    torch.manual_seed(0)
-    with torch.device(device), torch.no_grad():
-        model = build(name, size)
+    name, _, size_text = key.partition(" @ ")
+    size = tuple(int(part) for part in size_text.split(" x "))
+    with torch.device("meta"):
+        model = build(name, size).requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
-            model(torch.rand(shape))
-    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops()
+            model(torch.empty(input_shape(name, size)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Counted(float(parameters), counter.get_total_flops() / 2, size_text)

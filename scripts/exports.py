@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.evidence import Finding, Judged
-from scripts.knowledge import SIZE_METRICS, Knowledge, introduction, size_of, variant_numbers
-from scripts.numbers import Published
+from scripts.knowledge import SIZE_METRICS, Knowledge, introduction, size_of
+from scripts.numbers import Published, index
 from scripts.pages import addresses
 from scripts.schema import Card, Cite, Relation, Stated
 
@@ -98,17 +98,21 @@ def _joined(findings: tuple[Finding, ...], *fields: str) -> dict[str, Any] | Non
 def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     variant = card.variants[key]
     counted = knowledge.counted(variant)
-    numbers = variant_numbers(card, key)
+    sizes = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
     return {
         "id": key,
         "name": variant.name,
-        "params_m": _cost(size_of(card, key, "parameters"), counted.parameters if counted else None, 1e6),
+        "params_m": _cost(sizes["parameters"], counted.parameters if counted else None, 1e6),
         "macs_g": {
-            **_cost(size_of(card, key, "macs"), counted.macs if counted else None, 1e9),
+            **_cost(sizes["macs"], counted.macs if counted else None, 1e9),
             "input": counted.input if counted else None,
         },
         "difference": variant.count.differs if variant.count else None,
-        "metrics": [_metric(number, knowledge) for number in numbers if number.metric not in SIZE_METRICS],
+        "metrics": [
+            _metric(number, knowledge)
+            for number in index(knowledge.library)[card.slug][key]
+            if number.metric not in SIZE_METRICS
+        ],
         "latency": [],
     }
 

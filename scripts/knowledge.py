@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.cards import Library
 from scripts.evidence import Judged, Verdict, judge
-from scripts.numbers import Published, published
+from scripts.numbers import Published, index, published
 from scripts.runs import Run
 from scripts.schema import Card, Conditions, Reference, Row, Variant
 
@@ -69,7 +69,8 @@ class Knowledge:
                     place = self.library.sources[card.slug].problem((side, i), "")
                     for finding in judged.surprises:
                         said = "shows here, though the card says it does not" if finding.holds else "does not hold"
-                        yield f"{place.path}:{place.line}:{place.column}: {judged.claim.claim!r} {said}: {finding.assertion}"
+                        where = f"{place.path}:{place.line}:{place.column}"
+                        yield f"{where}: {judged.claim.claim!r} {said}: {finding.assertion}"
 
     def run(self, slug: str) -> Run | None:
         return self.runs.get(slug)
@@ -84,13 +85,9 @@ def introduction(card: Card) -> Reference:
     return card.references[card.paper]
 
 
-def variant_numbers(card: Card, variant_id: str) -> list[Published]:
-    return [number for number in published(card) if number.variant == variant_id]
-
-
-def size_of(card: Card, variant_id: str, metric: str) -> Published | None:
+def size_of(library: Library, slug: str, variant: str, metric: str) -> Published | None:
     """The first published figure of a variant's size or cost."""
-    return next((number for number in variant_numbers(card, variant_id) if number.metric == metric), None)
+    return next((number for number in index(library)[slug][variant] if number.metric == metric), None)
 
 
 def difference(reported: float, counted: float) -> float:
@@ -135,9 +132,13 @@ class Benchmark:
     metric: str
     rankings: tuple[Ranking, ...]
 
+    @property
+    def cards(self) -> set[str]:
+        return {number.card for ranking in self.rankings for number in ranking.numbers}
+
 
 def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
-    """Every quality metric that numbers of at least two variants share, ranked only where conditions agree."""
+    """Every quality metric that two cards or more share, most shared first; ranked only where conditions agree."""
     metrics = knowledge.library.vocabulary.get("metrics", {})
     groups: dict[tuple[str, str, str], list[Published]] = {}
     for card in knowledge.cards:
@@ -147,7 +148,8 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
                 key = (number.conditions.dataset, number.conditions.split or "", number.metric)
                 groups.setdefault(key, []).append(number)
     found = [Benchmark(*key, _rankings(numbers, metrics[key[2]])) for key, numbers in sorted(groups.items())]
-    return [benchmark for benchmark in found if sum(len(ranking.numbers) for ranking in benchmark.rankings) > 1]
+    shared = [benchmark for benchmark in found if len(benchmark.cards) > 1]
+    return sorted(shared, key=lambda benchmark: -len(benchmark.cards))
 
 
 def _rankings(numbers: list[Published], metric: Mapping[str, Any]) -> tuple[Ranking, ...]:

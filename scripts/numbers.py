@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,16 @@ def published(card: Card) -> Iterator[Published]:
                     yield _macs_from_flops(number)
 
 
+@functools.lru_cache(maxsize=2)
+def index(library: Library) -> Mapping[str, Mapping[str, tuple[Published, ...]]]:
+    """Every number of every card, by slug and variant."""
+    return {
+        slug: {key: tuple(n for n in numbers if n.variant == key) for key in card.variants}
+        for slug, card in library.cards.items()
+        for numbers in [list(published(card))]
+    }
+
+
 def _macs_from_flops(number: Published) -> Published:
     value = number.quantity.value / 2
     halved = Quantity(printed=si(value), value=value)
@@ -106,13 +117,13 @@ def find(library: Library, home: str, ref: str) -> Published:
             known = library.cards[home].variants if home in library.cards else {}
             raise LookupError(f"{ref}: no variant or card {parts[0]!r}{nearest(parts[0], [*known, *library.cards])}")
         parts = parts[1:]
-    return _find_in_card(card, parts, ref)
+    return _find_in_card(library, card, parts, ref)
 
 
-def _find_in_card(card: Card, parts: list[str], ref: str) -> Published:
+def _find_in_card(library: Library, card: Card, parts: list[str], ref: str) -> Published:
     if parts[0] not in card.variants:
         raise LookupError(f"{ref}: no variant {parts[0]!r} in {card.slug}{nearest(parts[0], card.variants)}")
-    of_variant = [number for number in published(card) if number.variant == parts[0]]
+    of_variant = list(index(library)[card.slug][parts[0]])
     if len(parts) == 3:
         tables = {number.table for number in of_variant}
         if parts[1] not in tables:

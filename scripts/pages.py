@@ -29,9 +29,8 @@ from scripts.knowledge import (
     introduction,
     size_of,
     tables_of,
-    variant_numbers,
 )  # fmt: skip
-from scripts.numbers import Published, find, si
+from scripts.numbers import Published, find, index, si
 from scripts.runs import Run
 from scripts.schema import Advice, Card, Cite, Conditions, Reference
 
@@ -101,8 +100,8 @@ class _Site:
         )
         return _template("model.md.j2").render(
             self._common(root, card) | {
-                "card": card, "intro": introduction(card), "run": run, "record": record, "figures": figures, "hero": hero,
-                "pros": self.knowledge.pros(card.slug), "cons": self.knowledge.cons(card.slug),
+                "card": card, "intro": introduction(card), "run": run, "record": record, "figures": figures,
+                "hero": hero, "pros": self.knowledge.pros(card.slug), "cons": self.knowledge.cons(card.slug),
                 "verdicts": _ordered(self.knowledge.verdicts(card.slug)), "claims_count": len(judged),
                 "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
                 "chips": _chips(card, self.knowledge), "sizes": _sizes(card, self.knowledge),
@@ -174,7 +173,8 @@ class _Site:
         cards = self.knowledge.library.cards
         views = [
             {
-                "name": name, "anchor": slugify(name), "see": [cards[slug] for slug in entry.get("see", []) if slug in cards],
+                "name": name, "anchor": slugify(name),
+                "see": [cards[slug] for slug in entry.get("see", []) if slug in cards],
                 "definition": Markup(prose.to_html(entry["definition"], lambda ref: html.escape(ref), inline=True)),
             }
             for name, entry in sorted(terms.items(), key=lambda item: item[0].lower())
@@ -204,8 +204,9 @@ class _Site:
     def _common(self, root: str, card: Card | None = None) -> dict[str, Any]:
         writer = _Writer(self.knowledge, root, card)
         return {
-            "root": root, "repository": self.repository, "front": _front, "prose": writer.prose, "source": writer.source,
-            "cite": writer.cite, "instead": writer.instead, "place": writer.place, "evidence_link": writer.evidence_link,
+            "root": root, "repository": self.repository, "front": _front, "prose": writer.prose,
+            "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
+            "evidence_link": writer.evidence_link,
         }  # fmt: skip
 
 
@@ -332,7 +333,7 @@ def _first_place(figure: Mapping[str, Any], cell: Cell) -> bool:
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:
     """Size range, and the best figure of the first table with one."""
-    sizes = [number for key in card.variants if (number := size_of(card, key, "parameters"))]
+    sizes = [number for key in card.variants if (number := size_of(knowledge.library, card.slug, key, "parameters"))]
     chips = []
     if sizes:
         low, high = (f(sizes, key=lambda n: n.quantity.value).quantity.printed for f in (min, max))
@@ -343,12 +344,8 @@ def _chips(card: Card, knowledge: Knowledge) -> list[str]:
 
 def _headline(card: Card, knowledge: Knowledge) -> str | None:
     metrics = knowledge.library.vocabulary.get("metrics", {})
-    quality = [
-        n
-        for key in card.variants
-        for n in variant_numbers(card, key)
-        if metrics.get(n.metric, {}).get("kind") == "quality"
-    ]
+    numbers = [number for of_variant in index(knowledge.library)[card.slug].values() for number in of_variant]
+    quality = [number for number in numbers if metrics.get(number.metric, {}).get("kind") == "quality"]
     if not quality:
         return None
     first = quality[0]
@@ -367,7 +364,7 @@ def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
     rows = []
     for key, variant in card.variants.items():
         counted = knowledge.counted(variant)
-        reported = {metric: size_of(card, key, metric) for metric in ("parameters", "macs")}
+        reported = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
         if counted or any(reported.values()):
             rows.append({
                 "name": variant.name, "differs": variant.count.differs if variant.count else None,
@@ -402,8 +399,9 @@ def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
         ]
         views.append({
             "id": table.id, "where": source.where, "note": source.note, "rows": rows,
-            "cite": Cite(reference=source.source, where=source.where), "conditions": _conditions_text(source.conditions),
-            "metrics": [{"label": name, "definition": name, "unit": "", **metrics.get(name, {})} for name in table.metrics],
+            "cite": Cite(reference=source.source, where=source.where),
+            "conditions": _conditions_text(source.conditions),
+            "metrics": [{"label": m, "definition": m, "unit": "", **metrics.get(m, {})} for m in table.metrics],
             "remarks": any(row["remark"] for row in rows),
         })  # fmt: skip
     return views
@@ -444,7 +442,7 @@ def _rank(i: int, numbers: Sequence[Published]) -> str:
 
 def _ranked(number: Published, rank: str, knowledge: Knowledge) -> dict[str, str]:
     card = knowledge.library.cards[number.card]
-    sizes = {metric: size_of(card, number.variant, metric) for metric in ("parameters", "macs")}
+    sizes = {metric: size_of(knowledge.library, card.slug, number.variant, metric) for metric in ("parameters", "macs")}
     return {
         "rank": rank, "slug": card.slug, "name": card.variants[number.variant].name, "value": number.quantity.printed,
         "table": number.table, "where": number.where,
@@ -481,6 +479,16 @@ def addresses(reference: Reference) -> list[tuple[str, str]]:
     return [(label, href) for label, href in found if href]
 
 
+def _licence(spdx: str) -> str:
+    """`not stated` for LicenseRef-NotStated, `SAM-License (custom)`, `none published`; an SPDX id as it is."""
+    if spdx == "none":
+        return "none published"
+    custom = spdx.removeprefix("LicenseRef-")
+    if custom == spdx:
+        return spdx
+    return "not stated" if custom == "NotStated" else f"{custom} (custom)"
+
+
 def _heading(text: str) -> Markup:
     """Text of a Markdown heading: marks are escaped, so that nothing in it is read as Markdown or HTML."""
     return Markup(re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
@@ -495,7 +503,7 @@ def _environment() -> jinja2.Environment:
     environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
     environment.filters |= {
         "basename": posixpath.basename, "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
-        "authors": _authors, "addresses": addresses, "heading": _heading,
+        "authors": _authors, "licence": _licence, "addresses": addresses, "heading": _heading,
     }  # fmt: skip
     return environment
 

@@ -1,43 +1,79 @@
-"""The site while one works on it: shown at once, missing runs beside it, every edit on the page a moment later."""
+"""The site while one works on it: shown at once, missing runs beside it, every edit on the page a moment later.
+
+One process: a change renders the pages, then builds those that changed ("dirty"), then tells the browser. MkDocs' own
+`serve` builds all pages for each edit, and breaks where a page is written while it builds.
+"""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import logging
 import sys
 import threading
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 from scripts import execute, runs, site
 from scripts.project import Project
 
 
 def serve(project: Project, options: argparse.Namespace) -> int:
-    """Serve the site until interrupted; render again when a card, an example or the state of a run changes."""
+    """Serve the site until interrupted; build again when a card, a page, an example or the state of a run changes."""
+    from mkdocs.livereload import LiveReloadServer
+
+    logging.getLogger("mkdocs").setLevel(logging.ERROR)
     _render(project, options)
-    server = _start_server(project, options.port)
-    print(f"the site is at http://127.0.0.1:{options.port}/ in a moment; stop with Ctrl-C", flush=True)
-    worker = threading.Thread(target=_run_missing, args=(project, options), daemon=True)
-    worker.start()
+    rebuild = _builder(project)
+    rebuild(False)
+
+    def refresh() -> None:
+        if _render(project, options):
+            rebuild(True)
+
+    folder = str(project.build / "serve")
     try:
-        for changed in _changes(project):
-            if server.poll() is not None:
-                return server.returncode
-            if any(path.suffix in (".yml", ".yaml", ".py", ".json") for path in changed):
-                _render(project, options)
+        server = LiveReloadServer(refresh, "127.0.0.1", options.port, folder, polling_interval=0.2)
+    except OSError as error:
+        print(f"port {options.port}: {error.strerror}; take another one: --port {options.port + 1}", file=sys.stderr)
+        return 1
+    server.build_delay = 0.1
+    for path in _sources(project):
+        server.watch(str(path))
+    if not options.no_run:
+        threading.Thread(target=_run_missing, args=(project, options), daemon=True).start()
+    print(f"the site is at http://127.0.0.1:{options.port}/; stop with Ctrl-C", flush=True)
+    try:
+        server.serve()  # type: ignore[no-untyped-call]
     except KeyboardInterrupt:
         pass
     finally:
-        server.terminate()
-        server.wait()
+        server.shutdown()
     return 0
 
 
-def _start_server(project: Project, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mkdocs", "serve", "--quiet", "--livereload", "--dirtyreload"]
-    address = ["--dev-addr", f"127.0.0.1:{port}"]
-    return subprocess.Popen([*command, *address], cwd=project.root, env=site.mkdocs_environment())
+def _builder(project: Project) -> Callable[[bool], None]:
+    """Builds into build/serve/: all pages, or only those that changed, and then the search index stays as it was."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = project.build / "serve"
+    found = folder / "search" / "search_index.json"
+
+    def rebuild(dirty: bool) -> None:
+        config = load_config(str(project.root / "mkdocs.yml"), site_dir=str(folder))
+        config.plugins.on_startup(command="serve", dirty=dirty)
+        index = found.read_bytes() if dirty and found.is_file() else None
+        build(config, dirty=dirty)
+        if index is not None:
+            found.write_bytes(index)
+
+    return rebuild
+
+
+def _sources(project: Project) -> list[object]:
+    """What a person or a run changes; not what `render` writes."""
+    project.runs.mkdir(parents=True, exist_ok=True)
+    by_hand = [path for path in project.docs.iterdir() if path.name not in site.GENERATED]
+    return [project.cards, project.examples, project.runs, project.root / "mkdocs.yml", *by_hand]
 
 
 def _run_missing(project: Project, options: argparse.Namespace) -> None:
@@ -45,22 +81,13 @@ def _run_missing(project: Project, options: argparse.Namespace) -> None:
     execute.run_all(project, targets, options.jobs)
 
 
-def _changes(project: Project) -> Iterable[set[Path]]:
-    """The paths of each batch of changes of what pages are made from."""
-    from watchfiles import watch
-
-    project.runs.mkdir(parents=True, exist_ok=True)
-    folders = [project.cards, project.examples, project.runs]
-    for batch in watch(*folders, debounce=200, step=50, rust_timeout=1000, yield_on_timeout=True):
-        yield {Path(path) for _, path in batch}
-
-
-def _render(project: Project, options: argparse.Namespace) -> None:
-    """Render; a broken card leaves the last pages as they are and its problems on the terminal."""
+def _render(project: Project, options: argparse.Namespace) -> bool:
+    """Render; a broken card leaves the last pages as they are, and its problems on the terminal."""
     try:
-        knowledge = site.gather(project, queued=True, preset=options.preset, device=options.device)
+        knowledge = site.gather(project, not options.no_run, options.preset, options.device)
     except site.BrokenCardsError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr, flush=True)
-        return
+        return False
     site.render(project, knowledge)
+    return True

@@ -82,7 +82,7 @@ _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
 
 
 def render(project: Project, knowledge: Knowledge) -> int:
-    """Write every generated file below docs/ whose bytes change, and delete those that are no more; the number of changes."""
+    """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
     texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)

@@ -68,7 +68,7 @@ def test_a_card_is_complete(slug: str, library: Library) -> None:
     assert len(card.avoid_when) >= 2
     assert any(advice.choose for advice in card.avoid_when)
     assert card.succeeded_by
-    assert 100 <= len(to_text(card.concept).split())
+    assert len(to_text(card.concept).split()) >= 100
     assert "$" in card.concept or slug == "detectron2"
 
 

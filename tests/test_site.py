@@ -1,4 +1,4 @@
-"""Pages and exports: written only when they change, the same bytes from the same input, the contract of the interface."""
+"""Pages and exports: written only when they change, the same bytes from the same input, the interface's contract."""
 
 from __future__ import annotations
 
