@@ -199,101 +199,227 @@ class Arm:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and its Dice on the validation slices on the way: steps -> measure -> value."""
+    """A trained network with its scores on the test slices.
+
+    Attributes:
+        scores: Dice of each of `TISSUES`, and recall of the tumours of each of `SIZES`.
+        curve: Dice on the validation slices after so many steps.
+    """
 
     model: UNet
-    curve: dict[int, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, float]
+    curve: dict[int, dict[str, float]]
+
+
+Networks = Mapping[Arm, Sequence[Trained]]  # one network per seed
 
 
 def segmented(model: nn.Module, images: Tensor) -> Tensor:
     """Predicted classes (B, H, W) of images (B, 1, H, W), on the CPU."""
     device = next(model.parameters()).device
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(32)])
 
 
-def dice_by_tissue(predicted: Tensor, slices: BrainSlices) -> dict[str, float]:
-    scores = dice(predicted, slices.labels, CLASSES).tolist()
+def tissue_dice(predicted: Tensor, labels: Tensor) -> dict[str, float]:
+    scores = dice(predicted, labels, CLASSES).tolist()
     return {tissue: scores[label] for tissue, label in TISSUES.items()}
 
 
-def train(arm: Arm, preset: Preset, seed: int, device: torch.device, curve: bool = False) -> Trained:
-    """Trains an arm; with one seed, all arms see the same slices in the same order."""
-    data = slices_of("train", preset.slices[0], seed, preset.millimetres)
-    check = slices_of("val", preset.slices[1], FIXED, preset.millimetres)
+def tumour_recall(predicted: Tensor, labels: Tensor, millimetres: int) -> dict[str, float]:
+    """The part of the tumours of each size that at least one predicted pixel lies on."""
+    scale = 4 / millimetres**2  # pixels for one of 2 mm
+    areas = {size: (low * scale, high * scale) for size, (low, high) in SIZES.items()}
+    found, there = predicted == TUMOUR, labels == TUMOUR
+    return {size: lesion_recall(found, there, area=area) for size, area in areas.items()}
+
+
+def train(arm: Arm, preset: Preset, seed: int, device: torch.device) -> Trained:
+    """Trains and tests an arm; with one seed, all arms see the same slices in the same order."""
+    data, check, test = (
+        slices_of(split, count, FIXED if split != "train" else seed, preset.millimetres)
+        for split, count in zip(("train", "val", "test"), preset.slices, strict=True)
+    )
     weights = balance(data.labels).to(device)
-    seed_everything(seed)
-    trained = Trained(UNet(preset.widths[arm.depth], arm.source).to(memory_format=torch.channels_last))
+    curve: dict[int, dict[str, float]] = {}
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(images), labels, weight=weights)  # Eq. 1, arXiv:1505.04597
 
     def record(step: int, model: nn.Module) -> None:
-        trained.curve[step] = dice_by_tissue(segmented(model, check.images), check)
+        curve[step] = tissue_dice(segmented(model, check.images), check.labels)
 
-    fit(
-        trained.model,
-        minibatches((data.images, data.labels), preset.batch, arm.steps, seed),
-        loss,
-        steps=arm.steps,
-        learning_rate=preset.learning_rate,
-        device=device,
-        every=max(1, preset.steps // 4) if curve else None,
-        callback=record if curve else None,
-    )
-    return trained
+    seed_everything(seed)
+    model = UNet(preset.widths[arm.depth], arm.source).to(memory_format=torch.channels_last)
+    batches = minibatches((data.images, data.labels), preset.batch, arm.steps, seed)
+    every = max(1, preset.steps // 4)
+    fit(model, batches, loss, steps=arm.steps, learning_rate=preset.learning_rate, device=device,
+        every=every, callback=record if arm.depth == preset.depth else None)  # fmt: skip
+    predicted = segmented(model, test.images)
+    scores = tissue_dice(predicted, test.labels) | tumour_recall(predicted, test.labels, preset.millimetres)
+    return Trained(model, scores, curve)
+
+
+def train_all(run: Run, preset: Preset) -> Networks:
+    """Every depth with and without skips; at the tested depth also coarse skips, and more steps without skips."""
+    arms = [Arm(depth, source, preset.steps) for depth in preset.widths for source in ("skip", "none")]
+    arms += [Arm(preset.depth, "coarse", preset.steps), Arm(preset.depth, "none", preset.longer * preset.steps)]
+    jobs = [(arm, seed) for arm in arms for seed in run.seeds]
+    trained = [train(arm, preset, seed, run.device) for arm, seed in run.progress(jobs, what="training")]
+    return {arm: trained[i * len(run.seeds) : (i + 1) * len(run.seeds)] for i, arm in enumerate(arms)}
+
+
+def scores(networks: Networks, arm: Arm, measure: str) -> list[float]:
+    """One value per seed."""
+    return [trained.scores[measure] for trained in networks[arm]]
+
+
+def gaps(networks: Networks, better: Arm, worse: Arm, measure: str) -> list[float]:
+    """Differences of two arms, seed by seed."""
+    pairs = zip(scores(networks, better, measure), scores(networks, worse, measure), strict=True)
+    return [a - b for a, b in pairs]
 
 
 # %% [markdown]
 # ## The U: maps on the way down, maps on the way up
-# A map of every level of a trained network, for one test slice. Each pooling leaves a quarter of the values; what lies
-# where becomes less exact while what it is becomes clearer. On the way up, the merged maps are fine again.
+# One map of every level of a trained network, for one test slice. Each pooling leaves a quarter of the values; where
+# a thing lies becomes less exact while what it is becomes clearer. On the way up, the merged maps are fine again.
 
 
 # %%
 def telling_channel(maps: Tensor) -> Tensor:
-    """(H, W): of maps (1, C, H, W), the channel that varies most, cut at its 1st and 99th percentile."""
-    channel = maps[0, maps[0].flatten(1).std(1).argmax()]
-    low, high = np.percentile(channel.numpy(), [1, 99])
-    return channel.clamp(float(low), float(high))
+    """(H, W): of maps (1, C, H, W), the channel that varies most, from 0 to 1 between its 2nd and 98th percentile."""
+    channel = maps[0, maps[0].flatten(1).std(1).argmax()].cpu()
+    low, high = np.percentile(channel.numpy(), [2, 98])
+    return ((channel - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 
 def painted(image: Tensor, labels: Tensor, style: Style) -> NDArray[np.float32]:
     """An image (H, W) with each tissue tinted in its colour: (H, W, 3)."""
-    picture = np.repeat(image.numpy()[..., None], 3, axis=2)
+    picture: NDArray[np.float32] = image.numpy()[..., None].repeat(3, axis=2)
     for label, colour in zip(TISSUES.values(), style.cycle, strict=False):
         there = labels.numpy() == label
-        picture[there] = 0.35 * picture[there] + 0.65 * np.array(to_rgb(colour), np.float32)
+        picture[there] = 0.4 * picture[there] + 0.6 * np.array(to_rgb(colour), np.float32)
     return picture
 
 
 def tissue_legend(figure: Figure, style: Style) -> None:
-    patches = [
-        Patch(color=colour, label=LABELS[label])
-        for label, colour in zip(TISSUES.values(), style.cycle, strict=False)
-    ]
+    named = zip(TISSUES.values(), style.cycle, strict=False)
+    patches = [Patch(color=colour, label=LABELS[label]) for label, colour in named]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
 
 
-def u_shape(style: Style, model: UNet, image: Tensor) -> Figure:
-    """The encoder's maps down the left, the decoder's up the right, skips between; image (1, 1, H, W)."""
-    figure, ((ax,),) = panels(height=5.2)
-    ax.set_axis_off()
-    ax.set(xlim=(0, 7.2), ylim=(0, 5.2))
+def place(ax: Axes, picture: Tensor | NDArray[np.float32], x: float, y: float, height: float) -> float:
+    """Shows a map (H, W) or (H, W, 3) about (x, y) and returns half its width."""
+    half = 0.5 * height * picture.shape[1] / picture.shape[0]
+    extent = (x - half, x + half, y - height / 2, y + height / 2)
+    ax.imshow(np.asarray(picture), extent=extent, interpolation="none", vmin=0, vmax=1)
+    return half
+
+
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.5, "shrinkA": 0, "shrinkB": 0})
+
+
+def draw_u(style: Style, model: UNet, image: Tensor) -> Figure:
+    """Image (1, 1, H, W), the encoder's maps down, the decoder's maps up, and the skips between them."""
     with torch.no_grad():
-        encoded = model.encode(image)
-        decoded = [*model.decode(encoded)[::-1], None]  # the deepest level has no decoder
-    heights = [1.18 * 0.82**level for level in range(len(encoded))]
-    top = 5.0
-    for level, (e, d, height) in enumerate(zip(encoded, decoded, heights, strict=True)):
-        middle, half = top - height / 2, 0.5 * height * image.shape[-1] / image.shape[-2]
-        left = 1.95 + 0.24 * level if d is not None else 3.6
-        _inset(ax, telling_channel(e), left, middle, half, height, style)
-        size = f"{e.shape[1]} × {e.shape[2]} × {e.shape[3]}"
-        ax.text(left - half - 0.08 if d is not None else left + half + 0.08, middle, size, fontsize=8,
-                ha="right" if d is not None else "left", va="center", color=style.muted)  # fmt: skip
-        if d is not None:
-            _inset(ax, telling_channel(d), 7.2 - left, middle, half, height, style)
-            _arrow(ax, (left + half + 0.06, middle), (7.2 - left - half - 0.06, middle), style.cycle[1])
-        top -= height + 0.1
+        encoded = model.encode(image.to(next(model.parameters()).device))
+        decoded = model.decode(encoded)[::-1]  # the finest first
+        labels = model.head(decoded[0]).argmax(1)[0].cpu()
+    figure, ((ax,),) = panels(height=5.1)
+    bottom = len(encoded) - 1
+    heights = [1.2 * 0.8**level for level in range(bottom + 1)]
+    middles = [5.05 - height / 2 - sum(heights[:level]) - 0.2 * level for level, height in enumerate(heights)]
+    left = [2.1 + 0.25 * level for level in range(bottom)] + [3.6]
+    for level, (e, x, y, height) in enumerate(zip(encoded, left, middles, heights, strict=True)):
+        half = place(ax, telling_channel(e), x, y, height)
+        text = f"{e.shape[1]} maps\n{e.shape[2]} × {e.shape[3]}"
+        if level == bottom:
+            ax.text(x + half + 0.08, y, text, va="center", fontsize=8)
+            continue
+        place(ax, telling_channel(decoded[level]), 7.2 - x, y, height)
+        ax.text(x - half - 0.06, y, text, ha="right", va="center", fontsize=8)
+        ax.text(7.2 - x + half + 0.06, y, text, va="center", fontsize=8)
+        arrow(ax, (x + half + 0.05, y), (7.2 - x - half - 0.05, y), style.cycle[1])
+        ax.text(3.6, y + 0.05, f"$e^{level}$: copied across", ha="center", va="bottom", fontsize=8)
+        foot, head = y - height / 2 - 0.02, middles[level + 1] + heights[level + 1] / 2 + 0.02
+        arrow(ax, (x + 0.1, foot), (left[level + 1] - 0.1, head), style.muted)
+        arrow(ax, (7.1 - left[level + 1] + 0.2, head), (7.1 - x, foot), style.muted)
+    photo = image[0, 0].cpu()
+    place(ax, photo[..., None].repeat(1, 1, 3), 0.56, middles[0], heights[0])
+    place(ax, painted(photo, labels, style), 6.64, middles[0], heights[0])
+    ax.text(0.06, 1.2, "down: 2 × 2 max pooling,\nthen two 3 × 3 convolutions", fontsize=8, va="center")
+    ax.text(7.14, 1.2, "up: 2 × 2 up-convolution,\nthen two 3 × 3 convolutions", fontsize=8, va="center", ha="right")
+    ax.set(xlim=(0, 7.2), ylim=(0, 5.1))
+    ax.set_axis_off()
+    tissue_legend(figure, style)
     return figure
+
+
+def show_u(run: Run, preset: Preset, networks: Networks, image: Tensor) -> None:
+    arm = Arm(max(preset.widths), "skip", preset.steps)
+    levels = max(preset.widths)
+    run.figure(
+        "feature_maps",
+        partial(draw_u, model=networks[arm][0].model, image=image),
+        caption="The U of a trained network: from each level the map that varies most. Going down, the slice fades "
+        "into a few coarse cells; going up, outlines come back, because each level is also given its own map "
+        "from the way down.",
+        alt=f"A brain slice at the left; below and to the right of it {levels + 1} feature maps, each half as fine as "
+        f"the one above, lead down to a few coarse cells. {levels} maps lead up again at the right to the slice with "
+        "its tissues painted in. A horizontal arrow joins the two maps of every level but the deepest.",
+    )
+
+
+# %% [markdown]
+# ## The deeper, the wider the view
+# A unit of layer $i$ depends on a square of the image, its receptive field. Every kernel adds to it, the more so the
+# larger the step from one unit to the next already is:
+# $$r_i = r_{i-1} + (k_i - 1) \prod_{j<i} s_j$$
+# The gradient of a unit by the image shows the same square in a real stack: outside it is exactly zero. Inside it is
+# far from even, so the field that counts (arXiv:1701.04128) is smaller than the one that the formula gives.
+
+
+# %%
+def encoder_layers(level: int) -> list[tuple[int, int]]:
+    """Kernel size and stride of every layer from the image to the encoder's map of `level`."""
+    return [(3, 1), (3, 1)] + [(2, 2), (3, 1), (3, 1)] * level
+
+
+def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
+    """Side in pixels of what a unit behind these layers depends on."""
+    side, step = 1, 1
+    for kernel, stride in layers:
+        side += (kernel - 1) * step
+        step *= stride
+    return side
+
+
+def gradient_footprint(model: UNet, level: int, images: Tensor) -> Tensor:
+    """|d unit / d pixel| for the central unit of e^level, mean over the images (B, 1, H, W): (H, W).
+
+    A max pooling passes the gradient to one pixel of four, so it takes several images to see the whole field.
+    """
+    images = images.clone().requires_grad_()
+    maps = model.encode(images)[level]
+    centre = maps[..., maps.shape[-2] // 2, maps.shape[-1] // 2].sum()
+    (gradient,) = torch.autograd.grad(centre, images)
+    return gradient.abs().mean((0, 1))
+
+
+def bounding_box(footprint: Tensor) -> tuple[int, int, int, int]:
+    """Smallest box x0, y0, x1, y1 (x1 and y1 not included) outside which the footprint (H, W) is zero."""
+    rows, columns = ((footprint > 0).any(axis).nonzero()[:, 0] for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def effective_side(footprint: Tensor, share: float = 0.9) -> int:
+    """Side of the smallest square about the middle of the footprint's box that holds `share` of the footprint."""
+    x0, y0, x1, y1 = bounding_box(footprint)
+    inner = footprint[y0:y1, x0:x1]
+    for cut in range(min(inner.shape) // 2, -1, -1):
+        square = inner[cut : inner.shape[0] - cut, cut : inner.shape[1] - cut]
+        if square.sum() >= share * inner.sum():
+            return square.shape[0]
+    return inner.shape[0]

@@ -283,14 +283,14 @@ class ViT(nn.Module):
 
 # %% [markdown]
 # ## The rivals
-# The CNN is a plain stack of strided 3x3 convolutions with batch norm and ReLU, then the mean over the image: it has locality
-# and equal treatment of all places built in. The hybrid sits between (Section 3.1 of the paper): its tokens come from a
-# few strided convolutions, as in arXiv:2106.14881, in place of flat patches. All have about as many parameters.
+# The CNN is a plain stack of strided 3x3 convolutions with batch norm and ReLU, then the mean over the image: locality
+# and equal treatment of all places are built in. The hybrid sits between (Section 3.1 of the paper): its tokens come
+# from a few strided convolutions, as in arXiv:2106.14881, in place of flat patches. All are about equally large.
 
 
 # %%
 def convolutions(widths: Sequence[int]) -> nn.Sequential:
-    """3x3 convolutions, each with batch norm and ReLU, that halve the image: (B, 1, H, W) -> (B, D, H / 2^n, W / 2^n)."""
+    """3x3 convolutions with batch norm and ReLU, each halves the image: (B, 1, H, W) -> (B, D, H / 2^n, W / 2^n)."""
     layers = []
     for inputs, outputs in pairwise((1, *widths)):
         conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
@@ -441,15 +441,16 @@ def training_batches(count: int, preset: Preset, seed: int) -> Iterator[tuple[Te
         yield normalised(placed(images, generator)), labels
 
 
-def test_digits(places: int) -> tuple[Tensor, Tensor]:
+def test_digits(places: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """All test digits at so many places each, the same for every seed: images (n, 1, H, W), labels (n,)."""
     sets = [shifted_digits("test", DIGIT, CANVAS, seed=place) for place in range(places)]
-    return normalised(torch.cat([each.images for each in sets])), torch.cat([each.labels for each in sets])
+    images, labels = torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets])
+    return normalised(images).to(device), labels.to(device)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model on the CPU, and its mean loss over the last twentieth of the steps."""
+    """A trained model, and its mean loss over the last twentieth of the steps."""
 
     model: nn.Module
     loss: float
@@ -465,7 +466,7 @@ def train(arm: str, count: int, seed: int, preset: Preset, device: torch.device)
     model, rate = build(arm, preset), dict(preset.rates)[arm.removesuffix("_without_positions")]
     batches = training_batches(count, preset, seed)
     losses = fit(model, batches, loss, steps=preset.steps, learning_rate=rate, device=device)
-    return Trained(model.cpu(), float(np.mean(losses[-max(1, preset.steps // 20) :])))
+    return Trained(model, float(np.mean(losses[-max(1, preset.steps // 20) :])))
 
 
 Models = dict[tuple[str, int], list[Trained]]  # (arm, number of digits) -> one for each seed
@@ -473,7 +474,7 @@ Table = dict[tuple[str, int], NDArray[np.float64]]  # (arm, number of digits) ->
 
 
 def train_all(run: Run, preset: Preset) -> Models:
-    """Trains ViT and CNN on every number of digits, the hybrid at both ends, the ViT without positions on the largest."""
+    """Trains ViT and CNN on all numbers of digits, the hybrid on two, the ViT without positions on the largest."""
     models: Models = {(arm, count): [] for count in preset.sizes for arm in ("vit", "cnn")}
     models |= {("hybrid", count): [] for count in (preset.sizes[0], preset.sizes[-1])}
     models["vit_without_positions", preset.sizes[-1]] = []
@@ -503,7 +504,7 @@ def percent_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def compare_data_sizes(run: Run, preset: Preset, models: Models) -> None:
-    images, labels = test_digits(preset.places)
+    images, labels = test_digits(preset.places, run.device)
     right: Table = {}
     for (arm, count), ones in models.items():
         if arm in ARMS:
@@ -599,7 +600,7 @@ def draw_data_sizes(sizes: Sequence[int], right: Table, behind: Table, style: St
 def shuffled_patches(images: Tensor, patch: int, generator: torch.Generator) -> Tensor:
     """Puts the patches of each image in a random order of its own: (B, C, H, W) -> (B, C, H, W)."""
     patches = patches_from_images(images, patch)  # (B, N, C P P)
-    order = torch.rand(patches.shape[:2], generator=generator).argsort(1)  # (B, N)
+    order = torch.rand(patches.shape[:2], generator=generator).argsort(1).to(images.device)  # (B, N)
     patches = patches.gather(1, order[..., None].expand_as(patches))
     return images_from_patches(patches, patch, images.shape[-1] // patch)
 
@@ -612,7 +613,8 @@ def percent_changed(model: nn.Module, images: Tensor, others: Tensor) -> float:
 
 
 def compare_patch_orders(run: Run, preset: Preset, models: Models) -> None:
-    images, labels = test_digits(preset.places)
+    device = torch.device("cpu") if run.device.type == "mps" else run.device  # mps has no float64
+    images, labels = test_digits(preset.places, device)
     images = images.double()  # rounding must not decide between two classes
     shuffled = shuffled_patches(images, preset.patch, torch.Generator().manual_seed(0))
     experiment = run.experiment(
@@ -624,7 +626,7 @@ def compare_patch_orders(run: Run, preset: Preset, models: Models) -> None:
     )
     bars: dict[str, list[float]] = {}
     for name, arm in (("with", "vit"), ("without", "vit_without_positions")):
-        nets = [copy.deepcopy(one.model).double() for one in models[arm, preset.sizes[-1]]]
+        nets = [copy.deepcopy(one.model).to(device).double() for one in models[arm, preset.sizes[-1]]]
         in_order, in_disorder = ([percent_right(net, x, labels) for net in nets] for x in (images, shuffled))
         changed = [percent_changed(net, images, shuffled) for net in nets]
         bars |= {f"{name},\nin order": in_order, f"{name},\nshuffled": in_disorder}
@@ -680,7 +682,7 @@ def position_similarity(vit: ViT) -> Tensor:
     """
     if vit.pos_embed is None:
         raise ValueError("this ViT has no position embeddings to compare")
-    directions = functional.normalize(vit.pos_embed.detach()[0, 1:].double(), dim=-1)  # (N, D), no class token
+    directions = functional.normalize(vit.pos_embed.detach()[0, 1:].cpu().double(), dim=-1)  # (N, D), no class token
     return directions @ directions.mT
 
 
@@ -751,14 +753,14 @@ def attention_distances(weights: Tensor, patch: int) -> Tensor:
 
     The class token has no place: it is left out, and the weights that remain are scaled to sum to one.
     """
-    among = weights[..., 1:, 1:].double()  # (L, B, k, N, N)
+    among = weights[..., 1:, 1:].cpu().double()  # (L, B, k, N, N)
     distances = patch * grid_distances(round(among.shape[-1] ** 0.5))  # (N, N)
     reach = (among * distances).sum(-1) / among.sum(-1)  # (L, B, k, N)
     return reach.mean((1, 3))
 
 
 def show_attention_distance(run: Run, preset: Preset, models: Models) -> None:
-    vits, (images, _) = largest_vits(models), test_digits(1)
+    vits, (images, _) = largest_vits(models), test_digits(1, run.device)
     with torch.no_grad():
         reach = torch.stack([attention_distances(vit.attention(images), preset.patch) for vit in vits])  # (S, L, k)
     uniform = preset.patch * grid_distances(CANVAS // preset.patch).mean().item()

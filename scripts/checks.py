@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from license_expression import get_spdx_licensing
@@ -18,6 +18,10 @@ from scripts.numbers import BrokenCardError, find
 from scripts.schema import Conditions, Reported
 
 PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
+
+
+Values = Sequence[tuple[Path_, Any]]
+"""The texts and assertions of a card, each with its path."""
 
 
 def check_library(
@@ -38,11 +42,13 @@ def check_card(
     library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
 ) -> Iterator[Problem]:
     """The problems of one card."""
-    yield from _check_names(library, slug)
-    yield from _check_prose(library, slug, runs)
-    yield from _check_assertions(library, slug, examples, runs)
+    values = [(where, value) for where, value in walk(library.cards[slug]) if isinstance(value, str | Reported)]
+    yield from _check_names(library, slug, values)
+    yield from _check_rows(library, slug)
+    yield from _check_prose(library, slug, values, runs)
+    yield from _check_assertions(library, slug, values, examples, runs)
     yield from _check_claims(library, slug)
-    yield from _check_references_used(library, slug)
+    yield from _check_references_used(library, slug, values)
 
 
 def walk(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -61,10 +67,10 @@ def walk(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
             yield from walk(child, (*where, i))
 
 
-def _check_names(library: Library, slug: str) -> Iterator[Problem]:
+def _check_names(library: Library, slug: str, values: Values) -> Iterator[Problem]:
     card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
-    for where, value in walk(card):
-        key = where[-1] if where else ""
+    for where, value in values:
+        key = where[-1]
         if not isinstance(value, str) or where[:1] == ("references",):
             continue
         if key in ("paper", "reference") or (key == "source" and where[0] == "tables"):
@@ -79,6 +85,10 @@ def _check_names(library: Library, slug: str) -> Iterator[Problem]:
             yield from _unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
             yield from _check_licence(source, where, value)
+
+
+def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
+    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
     for variant_id, variant in card.variants.items():
         for table_id, row in variant.numbers.items():
             where = ("variants", variant_id, "numbers", table_id)
@@ -104,9 +114,9 @@ def _spdx_ids() -> frozenset[str]:
     return frozenset(get_spdx_licensing().known_symbols)
 
 
-def _check_prose(library: Library, slug: str, runs: Mapping[str, Results]) -> Iterator[Problem]:
+def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str, Results]) -> Iterator[Problem]:
     source = library.sources[slug]
-    for where, text in walk(library.cards[slug]):
+    for where, text in values:
         fields = [part for part in where if isinstance(part, str)]
         if not isinstance(text, str) or not fields or fields[-1] not in PROSE_FIELDS or fields[0] == "references":
             continue
@@ -143,10 +153,10 @@ def reference_kind(ref: str) -> tuple[str, str]:
 
 
 def _check_assertions(
-    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
+    library: Library, slug: str, values: Values, examples: Mapping[str, str], runs: Mapping[str, Results]
 ) -> Iterator[Problem]:
     card, source = library.cards[slug], library.sources[slug]
-    for where, value in walk(card):
+    for where, value in values:
         if isinstance(value, Reported):
             yield from _check_reported(library, slug, where, value)
     for side in ("pros", "cons"):
@@ -190,10 +200,10 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
                 yield source.problem((side, i), "a claim is either corrected or outdated, not both")
 
 
-def _check_references_used(library: Library, slug: str) -> Iterator[Problem]:
+def _check_references_used(library: Library, slug: str, values: Values) -> Iterator[Problem]:
     card, source = library.cards[slug], library.sources[slug]
     used = {card.paper} | {table.source for table in card.tables.values()}
-    for where, value in walk(card):
+    for where, value in values:
         if where[:1] != ("references",) and isinstance(value, str):
             used |= {value} if where and where[-1] == "reference" else set()
             used |= {ref[1:] for ref in prose.references(value) if ref.startswith("@")}

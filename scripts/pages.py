@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from scripts import prose
 from scripts.bibtex import bibtex
+from scripts.cards import Library
 from scripts.cells import Cell
 from scripts.checks import reference_kind
 from scripts.evidence import Finding, Verdict
@@ -220,8 +221,7 @@ class _Writer:
 
     @functools.cached_property
     def _glossary(self) -> prose.Glossary:
-        terms = self.knowledge.library.vocabulary.get("glossary", {})
-        return prose.Glossary([(pattern, f"{self.root}glossary/#{anchor}") for pattern, anchor in _patterns_of(terms)])
+        return prose.Glossary(_terms(self.knowledge.library), self.root)
 
     def prose(self, text: str, inline: bool = False) -> Markup:
         return Markup(prose.to_html(text, self._resolve, self._glossary if self.card else None, inline))
@@ -296,14 +296,15 @@ class _Writer:
         return f"{page}#experiment-{finding.observed['experiment']}"
 
 
-def _patterns_of(terms: Mapping[str, Any]) -> list[tuple[re.Pattern[str], str]]:
-    """A pattern for each term and its other spellings; acronyms keep their case."""
-    patterns = []
-    for name, entry in sorted(terms.items(), key=lambda item: -len(item[0])):
-        spellings = sorted([name, *entry.get("aliases", [])], key=len, reverse=True)
-        choice = "|".join(re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})" for word in spellings)
-        patterns.append((re.compile(rf"(?<![\w-])(?:{choice})s?(?![\w-])"), slugify(name)))
-    return patterns
+@functools.lru_cache(maxsize=2)
+def _terms(library: Library) -> prose.Terms:
+    return prose.Terms.of(
+        {
+            spelling: f"glossary/#{slugify(name)}"
+            for name, entry in library.vocabulary.get("glossary", {}).items()
+            for spelling in [name, *entry.get("aliases", [])]
+        }
+    )
 
 
 def _front(fields: Mapping[str, Any]) -> Markup:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
@@ -82,32 +82,42 @@ def _render_reference(
     return env["resolve"](tokens[index].content)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a glossary: a pattern of all their spellings, and the address that each leads to."""
+
+    pattern: re.Pattern[str]
+    addresses: Mapping[str, str]
+
+    @classmethod
+    def of(cls, addresses: Mapping[str, str]) -> Terms:
+        """Terms by spelling. An acronym keeps its case; a longer term wins over one inside it."""
+        spellings = sorted(addresses, key=len, reverse=True)
+        choice = "|".join(re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})" for word in spellings)
+        known = {word if word.isupper() else word.lower(): address for word, address in addresses.items()}
+        return cls(re.compile(rf"(?<![\w-])({choice or '(?!)'})s?(?![\w-])"), known)
+
+    def address(self, word: str) -> str:
+        return self.addresses.get(word) or self.addresses[word.lower()]
+
+
 class Glossary:
     """Links each term on its first use on a page; make one per page."""
 
-    patterns: Iterable[tuple[re.Pattern[str], str]]
-    """Pattern of a term (with its other spellings), address of its entry."""
-
-    def __post_init__(self) -> None:
-        self._open = list(self.patterns)
+    def __init__(self, terms: Terms, root: str = "") -> None:
+        self._terms = terms
+        self._root = root
+        self._linked: set[str] = set()
 
     def link(self, text: str) -> list[tuple[str, str | None]]:
         """Split a text into pieces, each with the address of the term that it is, or None."""
         hits: list[tuple[int, int, str]] = []
-        still_open = []
-        for pattern, address in self._open:
-            match = next((m for m in pattern.finditer(text) if not _overlaps(m.span(), hits)), None)
-            if match:
-                hits.append((*match.span(), address))
-            else:
-                still_open.append((pattern, address))
-        self._open = still_open
-        return _pieces(text, sorted(hits))
-
-
-def _overlaps(span: tuple[int, int], hits: list[tuple[int, int, str]]) -> bool:
-    return any(span[0] < end and start < span[1] for start, end, _ in hits)
+        for match in self._terms.pattern.finditer(text):
+            address = self._terms.address(match[1])
+            if address not in self._linked:
+                self._linked.add(address)
+                hits.append((*match.span(), self._root + address))
+        return _pieces(text, hits)
 
 
 def _pieces(text: str, hits: list[tuple[int, int, str]]) -> list[tuple[str, str | None]]:

@@ -74,8 +74,8 @@ def test_a_huge_file_is_refused_before_it_is_read(tiny: Project) -> None:
 
 
 def test_a_line_of_the_notes_that_leads_nowhere_is_a_problem(tiny: Project, command: Command) -> None:
-    notes = "notes:\n  - line: x\n    places:\n      - {card: alpha, claim: Has a margins.}\n      - {card: gamma, field: concept}\n"
-    (tiny.cards / "_notes.yml").write_text(notes)
+    places = "      - {card: alpha, claim: Has a margins.}\n      - {card: gamma, field: concept}\n"
+    (tiny.cards / "_notes.yml").write_text(f"notes:\n  - line: x\n    places:\n{places}")
     assert command("check").stdout.splitlines() == [
         "model_cards/_notes.yml:4:23: unknown claim of alpha 'Has a margins.', did you mean 'Has a margin.'?",
         "model_cards/_notes.yml:5:10: unknown card 'gamma'",
@@ -116,7 +116,7 @@ def test_a_quantity_keeps_what_is_printed_and_knows_its_value(suffix: str, whole
 
 @pytest.mark.parametrize("text", ["", "M", "4 m", "1e5", "nan", "4,2", "41 MB"])
 def test_what_is_no_number_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValidationError, match="is not a number, write for example 42.0 or 41 M"):
+    with pytest.raises(ValidationError, match=r"is not a number, write for example 42\.0 or 41 M"):
         Quantity.model_validate(text)
 
 

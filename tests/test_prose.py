@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.prose import Glossary, measurements, references, sections, to_html, to_text
+from scripts.prose import Glossary, Terms, measurements, references, sections, to_html, to_text
 
 
 def echo(ref: str) -> str:
@@ -35,12 +35,26 @@ def test_a_bad_formula_is_named_with_what_is_wrong() -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))",
-        "[x](data:text/html,<script>)", "![x](javascript:alert(1))", "<svg/onload=alert(1)>", "[[<script>]]",
-        "<a href='javascript:x'>y</a>", "`<script>`", "[x](vbscript:x)", "<javascript:alert(1)>", "&lt;script&gt;",
-        "x{: onclick=alert(1) }", "$<script>$", '[x](https://a.b "onmouseover=alert(1)")', "{{ 7*7 }}", "{% raw %}",
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "[x](javascript:alert(1))",
+        "[x](JaVaScRiPt:alert(1))",
+        "[x](data:text/html,<script>)",
+        "![x](javascript:alert(1))",
+        "<svg/onload=alert(1)>",
+        "[[<script>]]",
+        "<a href='javascript:x'>y</a>",
+        "`<script>`",
+        "[x](vbscript:x)",
+        "<javascript:alert(1)>",
+        "&lt;script&gt;",
+        "x{: onclick=alert(1) }",
+        "$<script>$",
+        '[x](https://a.b "onmouseover=alert(1)")',
+        "{{ 7*7 }}",
+        "{% raw %}",
     ],
-)  # fmt: skip
+)
 def test_no_text_of_a_card_becomes_active_html(payload: str) -> None:
     for inline in (True, False):
         made = to_html(payload, echo, inline=inline)
@@ -60,15 +74,22 @@ def test_arbitrary_text_never_yields_a_script_or_a_handler(text: str) -> None:
 
 
 def test_a_term_is_linked_on_its_first_use_and_not_inside_a_link() -> None:
-    glossary = Glossary([(re.compile("anchors?"), "g/#anchor")])
+    glossary = Glossary(Terms.of({"anchor": "#anchor"}), "g/")
     made = to_html("[anchor](#x), an anchor, another anchor", echo, glossary)
     assert made.count('<a class="term" href="g/#anchor">anchor</a>') == 1
     assert made.startswith('<p><a href="#x">anchor</a>, an <a class="term"')
 
 
 def test_terms_that_overlap_are_linked_once() -> None:
-    glossary = Glossary([(re.compile("window attention"), "1"), (re.compile("attention"), "2")])
-    assert to_html("window attention", echo, glossary).count("<a ") == 1
+    glossary = Glossary(Terms.of({"attention": "2", "window attention": "1"}))
+    assert to_html("window attention", echo, glossary) == '<p><a class="term" href="1">window attention</a></p>'
+
+
+def test_an_acronym_keeps_its_case_and_a_word_does_not() -> None:
+    glossary = Glossary(Terms.of({"MAC": "1", "anchor": "2"}))
+    assert to_html("mac, MACs, Anchors", echo, glossary, inline=True) == (
+        'mac, <a class="term" href="1">MACs</a>, <a class="term" href="2">Anchors</a>'
+    )
 
 
 def test_sections_split_prose_at_its_headings() -> None:
