@@ -135,6 +135,7 @@ def _reported_text(
     library: Library, slug: str, left: Published, right: Published | Quantity, assertion: Reported
 ) -> str:
     word = "above" if assertion.above is not None else "below" if assertion.below is not None else "equal to"
+    word = f"within {assertion.within:g} of" if assertion.within else word
     factor = "" if assertion.times == 1 else f"{assertion.times:g} × "
     other = f"{label(library, slug, right)} {right.quantity.printed}" if isinstance(right, Published) else right.printed
     return f"{label(library, slug, left)} {left.quantity.printed} is {word} {factor}{other}"

@@ -22,7 +22,7 @@ from scripts.bibtex import bibtex
 from scripts.cards import Library
 from scripts.cells import Cell
 from scripts.checks import reference_kind
-from scripts.evidence import Finding, Verdict
+from scripts.evidence import Finding, Judged, Verdict
 from scripts.knowledge import (
     Knowledge,
     benchmarks,
@@ -207,7 +207,7 @@ class _Site:
         return {
             "root": root, "repository": self.repository, "front": _front, "prose": writer.prose,
             "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
-            "evidence_link": writer.evidence_link,
+            "evidence_link": writer.evidence_link, "evidence_summary": _evidence_summary,
         }  # fmt: skip
 
 
@@ -305,6 +305,13 @@ def _terms(library: Library) -> prose.Terms:
             for spelling in [name, *entry.get("aliases", [])]
         }
     )
+
+
+def _evidence_summary(judged: Judged) -> str:
+    """`2 published figures and a source`: what the folded evidence of a claim holds."""
+    n = len(judged.reported)
+    figures = f"{n} published comparison{'s' * (n != 1)}" if n else ""
+    return " and ".join(filter(None, [figures, "the source of the claim" if judged.claim.source else ""]))
 
 
 def _front(fields: Mapping[str, Any]) -> Markup:

@@ -52,14 +52,20 @@ def mathml(latex: str, display: bool = False) -> str:
 def _markdown() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.validateLink = _is_safe_link  # type: ignore[method-assign]
-    parser.use(dollarmath_plugin, allow_space=False, double_inline=True, renderer=_math_html)
+    parser.use(dollarmath_plugin, allow_space=False, allow_labels=False, double_inline=True)
+    for kind in ("math_inline", "math_inline_double", "math_block"):
+        parser.add_render_rule(kind, _render_math)
     parser.inline.ruler.before("link", "reference", _reference_rule)
     parser.add_render_rule("reference", _render_reference)
     return parser
 
 
-def _math_html(latex: str, options: dict[str, bool]) -> str:
-    return mathml(latex, display=options["display_mode"])
+def _render_math(_self: object, tokens: list[Token], index: int, _options: object, _env: object) -> str:
+    token = tokens[index]
+    if token.type == "math_inline":
+        return f'<span class="formula">{mathml(token.content)}</span>'
+    tag = "div" if token.type == "math_block" else "span"
+    return f'<{tag} class="equation">{mathml(token.content, display=True)}</{tag}>'
 
 
 def _is_safe_link(url: str) -> bool:

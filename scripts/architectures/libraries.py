@@ -55,17 +55,17 @@ def from_torchvision(model: str, size: Size) -> nn.Module:
     from torchvision import models
 
     _demand(model, models.list_models(), "torchvision")
-    if model in models.list_models(models.detection):
-        return FixedBoxes(models.get_model(model, weights=None, weights_backbone=None))
-    built: nn.Module = models.get_model(model, weights=None)
-    return built
+    detectors, segmenters = models.list_models(models.detection), models.list_models(models.segmentation)
+    no_download = {"weights_backbone": None} if model in {*detectors, *segmenters} else {}
+    built: nn.Module = models.get_model(model, weights=None, **no_download)
+    return FixedBoxes(built) if model in detectors else built
 
 
 class FixedBoxes(nn.Module):
     """A detector of torchvision with as many boxes as it keeps at most: 1,000 proposals, 100 detections.
 
-    The GFLOPS in torchvision's documentation hold for as many as its trained weights find in noise: 1,000 proposals for
-    the box head, and from none to 100 detections for the mask head (see test/common_extended_utils.py there).
+    The GFLOPS in torchvision's documentation hold for as many as the trained weights find in noise (see
+    test/common_extended_utils.py there): with a ResNet all of the proposals, and detections from none to all.
     """
 
     def __init__(self, detector: Any) -> None:
@@ -80,13 +80,12 @@ class FixedBoxes(nn.Module):
             return
         self.detector.rpn.head(levels)
         heads, channels = self.detector.roi_heads, levels[0].shape[1]
-        proposals = (len(images) * self.detector.rpn.post_nms_top_n(), channels)
-        heads.box_predictor(heads.box_head(torch.empty(*proposals, *heads.box_roi_pool.output_size)))
-        detections = (len(images) * heads.detections_per_img, channels)
-        for kind in ("mask", "keypoint"):
-            if getattr(heads, f"has_{kind}")():
-                pooled = torch.empty(*detections, *getattr(heads, f"{kind}_roi_pool").output_size)
-                getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(pooled))
+        boxes = {"box": self.detector.rpn.post_nms_top_n(), "mask": heads.detections_per_img}
+        for kind, most in (boxes | {"keypoint": heads.detections_per_img}).items():
+            if getattr(heads, f"{kind}_head") is not None:
+                pooled = getattr(heads, f"{kind}_roi_pool").output_size
+                features = levels[0].new_empty(len(images) * most, channels, *pooled)
+                getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(features))
 
 
 def from_transformers(model: str, size: Size) -> nn.Module:
@@ -144,7 +143,9 @@ def _detr(backbone: str, dilation: bool, size: Size) -> nn.Module:
 def _timesformer(size: Size) -> nn.Module:
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
-    frames, side, _ = size
+    if len(size) != 3 or size[1] != size[2]:
+        raise ValueError("TimeSformer takes frames x side x side")
+    frames, side = size[:2]
     built: nn.Module = TimesformerForVideoClassification(
         TimesformerConfig(num_frames=frames, image_size=side, num_labels=400)
     )
