@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 L1, GIOU = 5.0, 2.0  # weights of the box losses, appendix A.4
-EMPTY_WEIGHT = 0.1  # of the class loss where a prediction is matched with no object, Section 3.1
+EMPTY_WEIGHT = 0.4  # of the class loss where a prediction is matched with no object, Section 3.1
 SIZE_PRIOR = 0.25  # side of the box around an anchor that an untrained head predicts, relative to the image
 
 ARMS = ("set", "one_to_many", "dense", "no_self_attention")
@@ -303,7 +303,7 @@ def convolutions(channels: Sequence[int], strides: Sequence[int]) -> nn.Sequenti
 
 def backbone(width: int) -> nn.Sequential:
     """Images (B, 3, H, W) -> features (B, D, H / 8, W / 8)."""
-    return convolutions((3, width // 2, width, width, width), (2, 2, 2, 1))
+    return convolutions((3, width // 4, width // 2, width, width), (2, 2, 2, 1))
 
 
 def sine_encoding(points: Tensor, width: int, temperature: float = 20.0) -> Tensor:
@@ -320,15 +320,31 @@ def boxes_around(anchors: Tensor, offsets: Tensor) -> Tensor:
     return (torch.logit(start) + offsets.float()).sigmoid()
 
 
-class Attention(nn.MultiheadAttention):
-    """Multi-head attention of x (B, N, D) over y (B, M, D), with places added to queries and keys only."""
+class Attention(nn.Module):
+    """Multi-head attention of x (B, N, D) over y (B, M, D) -> (B, N, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads, batch_first=True)
+        super().__init__()
+        self.heads = heads
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
 
-    def attend(self, x: Tensor, x_place: Tensor, y: Tensor, y_place: Tensor) -> Tensor:
-        attended: Tensor = self(x + x_place, y + y_place, y, need_weights=False)[0]
-        return attended
+    def split(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, h, N, D / h) of x, keys and values (B, h, M, D / h) of y."""
+        q = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, h, N, D / h)
+        k, v = self.key_value(y).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # -> 2 x (B, h, M, D / h)
+        return q, k, v
+
+    def weights(self, x: Tensor, y: Tensor) -> Tensor:
+        """How much each x looks at each y, (B, h, N, M); rows sum to one."""
+        q, k, _ = self.split(x, y)
+        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        q, k, v = self.split(x, y)
+        seen = F.scaled_dot_product_attention(q, k, v)  # weights(x, y) @ v
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))  # (B, h, N, D / h) -> (B, N, D)
+        return out
 
 
 def feed_forward(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -342,18 +358,18 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.attention, self.mlp = Attention(width, heads), feed_forward(width, hidden, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
-        tokens = self.norms[0](tokens + self.attention.attend(tokens, place, tokens, place))
-        tokens = self.norms[1](tokens + self.mlp(tokens))
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.norm1(tokens + self.attention(tokens, tokens))
+        tokens = self.norm2(tokens + self.mlp(tokens))
         return tokens
 
 
 class DecoderLayer(nn.Module):
     """Queries look at each other, then at the tokens: (B, N, D), (B, M, D) -> (B, N, D).
 
-    Without self-attention, the feed-forward network grows by as many parameters as are lost.
+    Without self-attention, the feed-forward network grows by as many weights as are lost.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, self_attention: bool = True) -> None:
@@ -361,20 +377,19 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(width, heads) if self_attention else None
         self.cross_attention = Attention(width, heads)
         self.mlp = feed_forward(width, hidden if self_attention else hidden + 2 * width, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def among(self, queries: Tensor, query_place: Tensor) -> Tensor:
+    def among(self, queries: Tensor) -> Tensor:
         """The queries after they have looked at each other, (B, N, D)."""
         if self.self_attention is None:
             return queries
-        seen = self.self_attention.attend(queries, query_place, queries, query_place)
-        together: Tensor = self.norms[0](queries + seen)
+        together: Tensor = self.norm1(queries + self.self_attention(queries, queries))
         return together
 
-    def forward(self, queries: Tensor, query_place: Tensor, tokens: Tensor, place: Tensor) -> Tensor:
-        queries = self.among(queries, query_place)
-        queries = self.norms[1](queries + self.cross_attention.attend(queries, query_place, tokens, place))
-        queries = self.norms[2](queries + self.mlp(queries))
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        queries = self.among(queries)
+        queries = self.norm2(queries + self.cross_attention(queries, tokens))
+        queries = self.norm3(queries + self.mlp(queries))
         return queries
 
 
@@ -411,34 +426,39 @@ class DETR(nn.Module):
         self.class_head = nn.Linear(width, classes + 1)
         self.box_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), feed_forward(width, width, 4))
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, M, D) after the encoder, and the encoding of their places (M, D)."""
+    def encode(self, images: Tensor) -> Tensor:
+        """The tokens after the encoder, (B, M, D)."""
         features = self.backbone(images)
-        B, D, H, W = features.shape
-        tokens = features.flatten(2).transpose(1, 2)  # (B, D, H, W) -> (B, H W, D)
-        place = sine_encoding(grid_points(H).to(images.device), D)
+        place = sine_encoding(grid_points(features.shape[-1]).to(images.device), features.shape[1])  # (M, D)
+        tokens: Tensor = features.flatten(2).transpose(1, 2) + place  # (B, D, H, W) -> (B, H W, D)
         for layer in self.encoder:
-            tokens = layer(tokens, place)
-        return tokens, place
+            tokens = layer(tokens)
+        return tokens
 
-    def decode(self, tokens: Tensor, place: Tensor) -> list[Tensor]:
+    def start(self, tokens: Tensor) -> Tensor:
+        """The queries before the first layer, each with the mean of the tokens around its anchor: (B, N, D)."""
+        rows, side = round(tokens.shape[1] ** 0.5), round(len(self.anchors) ** 0.5)
+        grid = tokens.transpose(1, 2).unflatten(2, (rows, rows))  # (B, M, D) -> (B, D, H, W)
+        around = F.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2)  # (B, D, side, side) -> (B, N, D)
+        return self.queries + around
+
+    def decode(self, tokens: Tensor) -> list[Tensor]:
         """The queries (B, N, D) before the first and after every decoder layer."""
-        states = [torch.zeros(len(tokens), *self.queries.shape, device=tokens.device)]
+        states = [self.start(tokens)]
         for layer in self.decoder:
-            states.append(layer(states[-1], self.queries, tokens, place))
+            states.append(layer(states[-1], tokens))
         return states
 
     def forward(self, images: Tensor) -> Decoded:
-        states = self.norm(torch.stack(self.decode(*self.encode(images))[1:]))  # (L, B, N, D)
+        states = self.norm(torch.stack(self.decode(self.encode(images))[1:]))  # (L, B, N, D)
         return Decoded(self.class_head(states).float(), boxes_around(self.anchors, self.box_head(states)))
 
-    def cross_attention(self, images: Tensor) -> Tensor:
-        """Where each query looks in the last layer, mean over heads: (B, N, H / 8, W / 8); sums to one."""
-        tokens, place = self.encode(images)
-        last = self.decoder[-1]
-        queries = last.among(self.decode(tokens, place)[-2], self.queries)
-        _, weights = last.cross_attention(queries + self.queries, tokens + place, tokens, need_weights=True)
-        return weights.unflatten(2, (images.shape[2] // 8, -1))  # (B, N, H W) -> (B, N, H, W)
+    def looks(self, images: Tensor) -> Tensor:
+        """Where each query looks in the last layer, mean over heads: (B, N, H / 8, W / 8), which sums to one."""
+        tokens = self.encode(images)
+        last: DecoderLayer = self.decoder[-1]
+        weights = last.cross_attention.weights(last.among(self.decode(tokens)[-2]), tokens).mean(1)  # (B, N, M)
+        return weights.unflatten(2, (images.shape[2] // 8, -1))  # (B, N, M) -> (B, N, H / 8, W / 8)
 
 
 class Dense(nn.Module):

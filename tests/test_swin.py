@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,7 +116,7 @@ def test_the_reached_area_grows_by_a_window_for_each_shifted_block(depth: int, s
 def macs(module: nn.Module, inputs: torch.Tensor) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(inputs)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def test_counted_macs_follow_the_equations() -> None:
@@ -134,6 +135,13 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter() -> None:
     images = torch.zeros(7, 3)
     # The input, for the first layer; the output of ReLU, for itself and for the last layer.
     assert swin.kept_bytes(model, images) == 4 * (7 * 3 + 7 * 5)
+
+
+def test_the_meta_device_keeps_what_a_real_device_keeps() -> None:
+    model = timm.create_model(swin.VIT, img_size=64).eval()
+    for fused in (False, True):
+        real = swin.kept_bytes(swin.with_attention(model, fused), torch.zeros(1, 3, 64, 64))
+        assert swin.cost(swin.VIT, 64, fused=fused).kept == real
 
 
 @pytest.mark.parametrize(("task", "windows_touched"), [("inside", 1), ("across", 4), ("beyond", 1)])

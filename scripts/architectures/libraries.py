@@ -80,8 +80,9 @@ class FixedBoxes(nn.Module):
             return
         self.detector.rpn.head(levels)
         heads, channels = self.detector.roi_heads, levels[0].shape[1]
-        boxes = {"box": self.detector.rpn.post_nms_top_n(), "mask": heads.detections_per_img}
-        for kind, most in (boxes | {"keypoint": heads.detections_per_img}).items():
+        detections = heads.detections_per_img
+        boxes = {"box": self.detector.rpn.post_nms_top_n(), "mask": detections, "keypoint": detections}
+        for kind, most in boxes.items():
             if getattr(heads, f"{kind}_head") is not None:
                 pooled = getattr(heads, f"{kind}_roi_pool").output_size
                 features = levels[0].new_empty(len(images) * most, channels, *pooled)
@@ -101,7 +102,7 @@ class UnpaddedDETR(nn.Module):
         self.detr = detr
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) images to (B, N, K + 1) class logits and (B, N, 4) boxes."""
+        """(B, 3, H, W) images to (B, N, K + 1) class logits and (B, N, 4) boxes, cxcywh as shares of the image."""
         model = self.detr.model
         features, mask = model.backbone(images, images.new_ones(len(images), *images.shape[2:]))[-1]
         tokens = model.input_projection(features).flatten(2).transpose(1, 2)  # (B, D, H, W) -> (B, H * W, D)
@@ -115,7 +116,7 @@ class UnpaddedDETR(nn.Module):
             spatial_position_embeddings=positions,
             object_queries_position_embeddings=queries,
         ).last_hidden_state
-        return self.detr.class_labels_classifier(decoded), self.detr.bbox_predictor(decoded)
+        return self.detr.class_labels_classifier(decoded), self.detr.bbox_predictor(decoded).sigmoid()
 
 
 class ImageEncoder(nn.Module):

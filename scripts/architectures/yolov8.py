@@ -58,7 +58,7 @@ class YOLOv8(nn.Module):
         boxes = torch.cat([head(n).flatten(2) for head, n in zip(self.boxes, (n3, n4, n5), strict=True)], dim=2)
         logits = torch.cat([head(n).flatten(2) for head, n in zip(self.classes, (n3, n4, n5), strict=True)], dim=2)
         bins = torch.arange(BINS, dtype=boxes.dtype, device=boxes.device)
-        share = boxes.unflatten(1, (4, BINS)).softmax(2)  # (B, 4 * bins, N) -> (B, 4, bins, N)
+        share = boxes.view(len(boxes), 4, BINS, -1).softmax(2)  # (B, 4 * bins, N) -> (B, 4, bins, N)
         return (share * bins[:, None]).sum(2), logits
 
 

@@ -1,0 +1,296 @@
+"""Counts: architectures built here have the parameters and MACs that are published, and each is counted once."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Command, edit
+from torch import nn
+
+from scripts import counts
+from scripts.architectures import build, input_shape, internimage, libraries
+from scripts.cards import load_library
+from scripts.knowledge import Counted, difference
+from scripts.numbers import published
+from scripts.project import Project
+from scripts.schema import Count
+
+TOLERANCE = 0.02
+
+
+@functools.cache
+def counted(key: str) -> Counted:
+    return counts.count(key)
+
+
+# --- against published figures
+
+
+def counts_of_cards() -> Iterator[tuple[str, Count, dict[str, float]]]:
+    """`slug/variant`, what is built for it, and its first published figure of each size; the card has the sources."""
+    library, _ = load_library(ROOT / "model_cards", ROOT)
+    for slug, card in library.cards.items():
+        sizes = [number for number in published(card) if number.metric in ("parameters", "macs")]
+        for name, variant in card.variants.items():
+            if variant.count:
+                first = {n.metric: n.quantity.value for n in reversed(sizes) if n.variant == name}
+                yield f"{slug}/{name}", variant.count, first
+
+
+CARDS = [pytest.param(count, figures, id=name) for name, count, figures in counts_of_cards()]
+
+
+@pytest.mark.parametrize(("count", "figures"), CARDS)
+def test_a_variant_counts_as_its_card_reports_or_the_card_says_why_not(count: Count, figures: dict[str, float]) -> None:
+    found = counted(f"{count.build} @ {count.input}")
+    assert found.parameters > 1e6
+    assert found.macs > 1e8
+    gaps = {metric: difference(figure, getattr(found, metric)) for metric, figure in figures.items()}
+    assert count.differs or all(abs(gap) <= TOLERANCE for gap in gaps.values()), gaps
+
+
+# torchvision publishes both figures of all its weights, counted by a tool of its own (test/common_extended_utils.py).
+TORCHVISION = {
+    "resnet50": "224 x 224",
+    "vgg16": "224 x 224",
+    "efficientnet_b0": "224 x 224",
+    "vit_b_16": "224 x 224",
+    "swin_t": "224 x 224",
+    "r3d_18": "16 x 112 x 112",
+    "ssd300_vgg16": "300 x 300",
+    "retinanet_resnet50_fpn_v2": "800 x 800",
+    "fasterrcnn_resnet50_fpn_v2": "800 x 800",
+    "maskrcnn_resnet50_fpn_v2": "800 x 800",
+}
+
+
+@pytest.mark.parametrize("model", TORCHVISION)
+def test_counts_agree_with_those_that_torchvision_publishes(model: str) -> None:
+    from torchvision.models import get_model_weights
+
+    meta = next(iter(get_model_weights(model))).meta
+    found = counted(f"torchvision/{model} @ {TORCHVISION[model]}")
+    assert found.parameters == meta["num_params"]
+    assert found.macs / 1e9 == pytest.approx(meta["_ops"], rel=1e-3)
+
+
+# Learned parameters to the last digit: comments on `scales` in ultralytics/cfg/models/v8/yolov8.yaml, "gradients".
+YOLOV8 = {"n": 3_157_184, "s": 11_166_544, "m": 25_902_624, "l": 43_691_504, "x": 68_229_632}
+
+
+@pytest.mark.parametrize("scale", YOLOV8)
+def test_yolov8_has_exactly_the_published_parameters(scale: str) -> None:
+    assert counted(f"ours/yolov8-{scale} @ 640 x 640").parameters == YOLOV8[scale]
+
+
+# Printed for three views of a clip in Tables 2 and 3 of arXiv:2102.05095.
+TIMESFORMER = {"8 x 224 x 224": 0.59e12, "16 x 448 x 448": 5.11e12, "96 x 224 x 224": 7.14e12}
+
+
+@pytest.mark.parametrize("clip", TIMESFORMER)
+def test_three_views_of_timesformer_cost_what_its_paper_prints(clip: str) -> None:
+    assert 3 * counted(f"transformers/timesformer-base @ {clip}").macs == pytest.approx(TIMESFORMER[clip], rel=0.01)
+
+
+# --- against formulas
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "patch", "width", "layers"),
+    [
+        ("vit_small_patch16_384", 384, 16, 384, 12),
+        ("vit_base_patch16_384", 384, 16, 768, 12),
+        ("vit_base_patch32_384", 384, 32, 768, 12),
+    ],
+)
+def test_a_vision_transformer_follows_its_formula(model: str, side: int, patch: int, width: int, layers: int) -> None:
+    patches, pixels, classes = (side // patch) ** 2, 3 * patch**2, 1000
+    tokens = patches + 1
+    embedding = (pixels + 1) * width + tokens * width + width  # projection, positions, class token
+    layer = 12 * width**2 + 9 * width + 4 * width  # Q, K, V, output and MLP; their biases; two norms
+    products = 12 * tokens * width**2 + 2 * tokens**2 * width  # the layers above; attention
+    found = counted(f"timm/{model} @ {side} x {side}")
+    assert found.parameters == embedding + layers * layer + 2 * width + (width + 1) * classes
+    assert found.macs == patches * pixels * width + layers * products + width * classes
+
+
+def test_the_u_net_of_2015_follows_its_figure() -> None:
+    parameters, macs = 64 * 2 + 2, 64 * 2 * 388**2  # the last 1 x 1 convolution
+    down = [(1, 64, 572), (64, 128, 284), (128, 256, 140), (256, 512, 68), (512, 1024, 32)]
+    up = [(1024, 512, 56), (512, 256, 104), (256, 128, 200), (128, 64, 392)]
+    for before, width, side in down + up:  # two 3 x 3 convolutions take two pixels each
+        parameters += 9 * (before + width) * width + 2 * width
+        macs += 9 * (before * (side - 2) ** 2 + width * (side - 4) ** 2) * width
+    for before, width, side in up:  # 2 x 2 up-convolutions read each of their pixels once
+        parameters += 4 * before * width + width
+        macs += before * width * side**2
+    found = counted("ours/unet_2015 @ 572 x 572")
+    assert (found.parameters, found.macs) == (parameters, macs)
+
+
+def test_dcnv3_counts_five_macs_per_sample_and_channel() -> None:
+    width, groups, depths, _ = internimage.SIZES["t"]
+    macs = 112**2 * 9 * 3 * 32 + 56**2 * 9 * 32 * 64 + 7**2 * 512 * 768 + 768 * 1000  # stem and head
+    for stage, depth in enumerate(depths):
+        channels, group, side = width << stage, groups << stage, 56 >> stage
+        products = channels * (2 * channels + 27 * group + 8 * channels)  # value and output, offsets and weights, MLP
+        macs += depth * side**2 * (products + 9 * channels + 5 * 9 * channels)  # depthwise convolution, sampling
+        macs += (side // 2) ** 2 * 9 * channels * 2 * channels if stage < 3 else 0  # to the next stage
+    assert counted("ours/internimage-t @ 224 x 224").macs == macs
+
+
+@pytest.mark.parametrize(
+    ("model", "small", "large", "factor"),
+    [
+        ("ours/yolov8-n", "320 x 320", "640 x 640", 4),
+        ("ours/yolov8-n", "320 x 640", "640 x 640", 2),
+        ("monai/dynunet_brats21", "128 x 64 x 64", "128 x 128 x 128", 4),
+    ],
+)
+def test_convolutions_cost_in_proportion_to_the_positions(model: str, small: str, large: str, factor: int) -> None:
+    few, many = counted(f"{model} @ {small}"), counted(f"{model} @ {large}")
+    assert many.macs == factor * few.macs
+    assert many.parameters == few.parameters
+
+
+# --- the definitions compute what they say
+
+
+def test_sampling_between_pixels_agrees_with_grid_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(2, 5, 7, 3, 4, generator=generator)  # (B, H, W, G, C)
+    points = torch.rand(2, 6, 2, 3, 9, 2, generator=generator) * torch.tensor([8.0, 10.0]) - 2  # some lie outside
+    found = internimage.sample(values, points)
+    scaled = 2 * points.flip(-1) / torch.tensor([6.0, 4.0]) - 1  # (row, column) in pixels -> (x, y) in [-1, 1]
+    for group in range(3):
+        grid = scaled[:, :, :, group].flatten(1, 3).unsqueeze(2)  # (B, H', W', P, 2) -> (B, H' * W' * P, 1, 2)
+        image = values[:, :, :, group].permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        expected = nn.functional.grid_sample(image, grid, align_corners=True).squeeze(3).transpose(1, 2)
+        torch.testing.assert_close(found[:, :, :, group].flatten(1, 3), expected)
+
+
+def test_dcnv3_without_offsets_averages_the_three_by_three_neighbours() -> None:
+    torch.manual_seed(0)
+    layer = internimage.DCNv3(8, 2).requires_grad_(False)
+    for linear in (layer.offset, layer.weight):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    x = torch.rand(1, 5, 6, 8)
+    mean = nn.functional.avg_pool2d(layer.value(x).permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(x), layer.out(mean))
+
+
+def test_detr_part_by_part_agrees_with_the_forward_pass_of_the_library() -> None:
+    from transformers import DetrConfig, DetrForObjectDetection
+
+    torch.manual_seed(0)
+    config = DetrConfig(
+        use_timm_backbone=True, backbone="resnet18", use_pretrained_backbone=False, d_model=32, num_queries=5,
+        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, num_labels=3,
+    )  # fmt: skip
+    detr = DetrForObjectDetection(config).eval().requires_grad_(False)
+    images = torch.rand(2, 3, 64, 96)
+    expected = detr(images)
+    torch.testing.assert_close(libraries.UnpaddedDETR(detr)(images), (expected.logits, expected.pred_boxes))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shapes"),
+    [
+        ("ours/unet_2015", (572, 572), [(1, 2, 388, 388)]),
+        ("ours/internimage-t", (64, 96), [(1, 1000)]),
+        ("ours/yolov8-n", (64, 96), [(1, 4, 126), (1, 80, 126)]),  # 8 x 12 + 4 x 6 + 2 x 3 positions
+        ("transformers/sam-vit-base", (1024, 1024), [(1, 256, 64, 64)]),
+        ("transformers/detr-resnet-50-dc5", (64, 96), [(1, 100, 92), (1, 100, 4)]),
+        ("torchvision/deeplabv3_resnet50", (64, 96), [(1, 21, 64, 96)]),
+    ],
+)
+def test_an_architecture_gives_what_its_task_needs(
+    name: str, size: tuple[int, ...], shapes: list[tuple[int, ...]]
+) -> None:
+    with torch.device("meta"):
+        out = build(name, size)(torch.empty(input_shape(name, size)))
+    outputs = [out] if isinstance(out, torch.Tensor) else list(out.values()) if isinstance(out, dict) else out
+    assert [tuple(output.shape) for output in outputs] == shapes
+
+
+# --- what cannot be built
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("keras/resnet50", "no library 'keras'; there are timm, torchvision, transformers, monai, ours"),
+        ("timm/vit_base_patch16_385", "did you mean 'vit_base_patch16_384'"),
+        ("torchvision/resnet500", "did you mean 'resnet50'"),
+        ("transformers/detr", "there are detr-resnet-50, .*sam-vit-huge"),
+        ("monai/unet", "there are dynunet_brats21"),
+        ("ours/yolov8", "there are unet_2015, yolov8-n, .*internimage-xl"),
+    ],
+)
+def test_an_unknown_build_is_refused_with_the_known_names(name: str, message: str) -> None:
+    with pytest.raises(LookupError, match=message):
+        build(name, (224, 224))
+
+
+def test_the_command_names_what_it_cannot_count_and_fails(tiny: Project, command: Command) -> None:
+    edit(tiny.cards / "alpha.yml", "{name: Alpha-B,", "{name: Alpha-B, count: {build: ours/unet, input: 64 x 64},")
+    done = command("count")
+    assert done.returncode == 1
+    assert "cannot count ours/unet @ 64 x 64: LookupError: ours/unet has no definition here" in done.stderr
+
+
+# --- counting once
+
+
+def count_cheaply(key: str) -> Counted:
+    if key.startswith("bad/"):
+        raise ValueError("no such thing\nsecond line")
+    return Counted(1.0, 2.0, key.partition(" @ ")[2])
+
+
+def test_counts_and_errors_are_read_back_and_kept(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "count", count_cheaply)
+    counts.count_all(tiny, ["ours/one @ 8 x 8", "bad/two @ 8 x 8"])
+    counts.count_all(tiny, ["ours/three @ 9 x 9"])
+    made, errors = counts.read(tiny)
+    assert made == {"ours/one @ 8 x 8": Counted(1.0, 2.0, "8 x 8"), "ours/three @ 9 x 9": Counted(1.0, 2.0, "9 x 9")}
+    assert errors == {"bad/two @ 8 x 8": "ValueError: no such thing"}
+
+
+def test_only_what_is_not_there_is_missing(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "count", count_cheaply)
+    library, _ = load_library(ROOT / "model_cards", ROOT)
+    first, *others = counts.needed(library)
+    assert len(others) > 20
+    counts.count_all(tiny, others)
+    assert counts.missing(tiny, library) == [first]
+
+
+def test_changed_pins_make_all_counts_stale(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "count", count_cheaply)
+    counts.count_all(tiny, ["ours/one @ 8 x 8"])
+    (tiny.root / "requirements-run.txt").write_text("torch==1\n")
+    assert counts.read(tiny) == ({}, {})
+
+
+def test_a_changed_definition_makes_all_counts_stale(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(counts.__file__)
+    shutil.copy(source, tiny.root)
+    shutil.copytree(source.with_name("architectures"), tiny.root / "architectures")
+    monkeypatch.setattr(counts, "__file__", str(tiny.root / source.name))
+    before = counts.digest(tiny)
+    edit(tiny.root / "architectures/yolov8.py", "BINS = 16", "BINS = 32")
+    assert counts.digest(tiny) != before
+
+
+def test_reading_counts_needs_no_torch() -> None:
+    program = "import sys, scripts.counts, scripts.site; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
