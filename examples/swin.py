@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -63,9 +63,10 @@ class Sizes:
     test: int = 1200
     rounds: int = 5
     images: int = 1
+    resolutions: tuple[int, ...] = (224, 448, 672, 896, 1120)  # multiples of 224 px, see the section on cost
 
 
-SMOKE = Sizes(width=16, steps=3, batch=8, train=64, test=64, rounds=1)
+SMOKE = Sizes(width=16, steps=3, batch=8, train=64, test=64, rounds=1, resolutions=(224, 1120))
 FULL = Sizes(
     width=96, heads=6, depth=4, windows=5, steps=6000, learning_rate=1e-3, batch=128, train=40_000, test=4000,
     rounds=20, images=64,
@@ -494,10 +495,8 @@ def whole_network(run: Run) -> None:
 # the fused CPU kernel in training. The sizes are multiples of 224 px, which windows of seven tokens divide in every
 # stage.
 
+
 # %%
-RESOLUTIONS = (224, 448, 672, 896, 1120)
-
-
 @dataclass(frozen=True)
 class Cost:
     """MACs of the attention products and of the whole forward pass, and bytes kept for the backward pass."""
@@ -505,6 +504,9 @@ class Cost:
     attention: float
     total: float
     kept: float
+
+
+Costs = Mapping[str, Mapping[int, Cost]]  # by network and side of the image in pixels
 
 
 def with_attention(model: Any, fused: bool) -> nn.Module:
@@ -552,39 +554,38 @@ def cost(architecture: str, side: int, *, fused: bool = False) -> Cost:
     return Cost(products / 2, sum(counts.values()) / 2, kept)
 
 
-def exponent(values: Sequence[float]) -> float:
-    """The power of the number of pixels by which values over `RESOLUTIONS` grow: the slope in log-log scale."""
-    return float(np.polyfit(np.log(np.square(RESOLUTIONS, dtype=float)), np.log(values), 1)[0])
+def exponent(sides: Iterable[int], values: Sequence[float]) -> float:
+    """The power of the number of pixels by which values over the sides of an image grow: the slope in log-log scale."""
+    return float(np.polyfit(2 * np.log([*sides]), np.log(values), 1)[0])
 
 
-def attention_by_equation(architecture: str) -> list[int]:
-    """The second terms of Eq. 1 summed over ViT-S (which has a class token), or of Eq. 2 over Swin-T."""
+def attention_by_equation(architecture: str, side: int) -> int:
+    """The second term of Eq. 1 summed over ViT-S (which has a class token), or of Eq. 2 over Swin-T."""
     if architecture == VIT:
-        return [12 * msa_macs((side // 16) ** 2 + 1, 384)[1] for side in RESOLUTIONS]
+        return 12 * msa_macs((side // 16) ** 2 + 1, 384)[1]
     stages = [(4 * 2**stage, 96 * 2**stage, depth) for stage, depth in enumerate((2, 2, 6, 2))]
-    return [
-        sum(depth * window_msa_macs((side // stride) ** 2, width, 7)[1] for stride, width, depth in stages)
-        for side in RESOLUTIONS
-    ]
+    return sum(depth * window_msa_macs((side // stride) ** 2, width, 7)[1] for stride, width, depth in stages)
 
 
-def record_costs(experiment: Experiment, costs: Mapping[str, Sequence[Cost]]) -> None:
+def record_costs(experiment: Experiment, costs: Costs) -> None:
     """Exponents of every network, and its ratios to Swin-T at the lowest and the highest resolution."""
     swin = costs["swin"]
     for name, rows in costs.items():
-        columns = {"memory": [row.kept for row in rows]}
+        columns = {"memory": [row.kept for row in rows.values()]}
         if name != "vit_fused":  # does the same MACs as ViT
-            columns |= {"attention": [row.attention for row in rows], "total": [row.total for row in rows]}
+            columns["attention"] = [row.attention for row in rows.values()]
+            columns["total"] = [row.total for row in rows.values()]
         for what, values in columns.items():
             meaning = f"Power of the number of pixels by which {what} of {name} grows, 224 to 1,120 px."
-            experiment.result(f"{what}_exponent_{name}", [exponent(values)], unit="", meaning=meaning, exact=True)
-        for side, index in ((224, 0), (1120, -1)):
-            ratios = {"memory": rows[index].kept / swin[index].kept, "macs": rows[index].total / swin[index].total}
+            slope = [exponent(rows, values)]
+            experiment.result(f"{what}_exponent_{name}", slope, unit="", meaning=meaning, exact=True)
+        for side in (224, 1120):
+            ratios = {"memory": rows[side].kept / swin[side].kept, "macs": rows[side].total / swin[side].total}
             for what in {"swin": (), "vit": ("memory", "macs"), "vit_fused": ("memory",)}[name]:
                 meaning = f"{what} of {name} for one unit of Swin-T at {side} px."
                 label = f"{what}_{name}_over_swin_{side}"
                 experiment.result(label, [ratios[what]], unit="x", meaning=meaning, exact=True)
-    padded = (cost(SWIN, 256).total / 256**2) / (swin[0].total / 224**2) - 1
+    padded = (cost(SWIN, 256).total / 256**2) / (swin[224].total / 224**2) - 1
     meaning = "Additional MACs per pixel of Swin-T at 256 px, where windows need padding, against 224 px."
     experiment.result("padding_overhead_256", [padded], unit="", meaning=meaning, exact=True)
 
@@ -593,28 +594,28 @@ def record_costs(experiment: Experiment, costs: Mapping[str, Sequence[Cost]]) ->
 COST_LABELS = {"swin": "Swin-T", "vit": "ViT-S/16", "vit_fused": "ViT-S/16, fused attention"}
 
 
-def draw_cost(style: Style, costs: Mapping[str, Sequence[Cost]]) -> Figure:
+def draw_cost(style: Style, costs: Costs) -> Figure:
     figure, axes = panels(1, 3, height=3.3)
     attention, total, kept = axes[0]
     for (name, rows), colour in zip(costs.items(), style.cycle, strict=False):
-        look: dict[str, Any] = {"color": colour, "marker": "o", "label": COST_LABELS[name]}
-        kept.loglog(RESOLUTIONS, [row.kept / 1e9 for row in rows], **look)
+        sides, look = list(rows), {"color": colour, "marker": "o", "label": COST_LABELS[name]}
+        kept.loglog(sides, [row.kept / 1e9 for row in rows.values()], **look)
         if name == "vit_fused":
             continue
-        total.loglog(RESOLUTIONS, [row.total / 1e9 for row in rows], **look)
-        attention.loglog(RESOLUTIONS, [row.attention / 1e9 for row in rows], **look, linestyle="none")
-        equation = np.array(attention_by_equation(SWIN if name == "swin" else VIT))
-        attention.loglog(RESOLUTIONS, equation / 1e9, color=colour, linewidth=1)
+        total.loglog(sides, [row.total / 1e9 for row in rows.values()], **look)
+        attention.loglog(sides, [row.attention / 1e9 for row in rows.values()], **look, linestyle="none")
+        equation = [attention_by_equation(SWIN if name == "swin" else VIT, side) / 1e9 for side in sides]
+        attention.loglog(sides, equation, color=colour, linewidth=1)
     titles = ("attention (GMACs)", "whole network (GMACs)", "kept for backward (GB)")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set(title=title, xlabel="side of the image (px)")
-        ax.set_xticks(RESOLUTIONS, [str(side) for side in RESOLUTIONS], rotation=45)
+        ax.set_xticks(sides, [str(side) for side in sides], rotation=45)
         ax.minorticks_off()
     figure.legend(*kept.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
-def cost_by_resolution(run: Run) -> None:
+def cost_by_resolution(run: Run, resolutions: Sequence[int]) -> None:
     """Exact: MACs and memory of Swin-T and ViT-S/16 at several resolutions."""
     experiment = run.experiment(
         "cost_by_resolution",
@@ -622,9 +623,9 @@ def cost_by_resolution(run: Run) -> None:
         data="The published architectures on the meta device, one image of 224 to 1,120 px, float32",
     )
     costs = {
-        "swin": [cost(SWIN, side) for side in RESOLUTIONS],
-        "vit": [cost(VIT, side) for side in RESOLUTIONS],
-        "vit_fused": [cost(VIT, side, fused=True) for side in RESOLUTIONS],
+        "swin": {side: cost(SWIN, side) for side in resolutions},
+        "vit": {side: cost(VIT, side) for side in resolutions},
+        "vit_fused": {side: cost(VIT, side, fused=True) for side in resolutions},
     }
     record_costs(experiment, costs)
     experiment.figure(
@@ -967,7 +968,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     merging_figure(run)
     receptive_field(run)
     whole_network(run)
-    cost_by_resolution(run)
+    cost_by_resolution(run, sizes.resolutions)
     accuracy_by_shift(run, sizes)
     time_for_a_mac(run, sizes)
     run.finish()
