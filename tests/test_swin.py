@@ -180,7 +180,7 @@ def test_a_window_answers_from_what_its_blocks_reach(shifted: bool) -> None:
 
 def test_distances_of_answers_are_counted_from_the_window_of_the_digit() -> None:
     class Oracle(nn.Module):
-        """Right in the window of the digit alone, which it finds by its ink; class -1 + 1 elsewhere."""
+        """Right in the window of the digit alone, wrong in all others."""
 
         def __init__(self) -> None:
             super().__init__()

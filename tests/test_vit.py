@@ -25,7 +25,7 @@ RESULTS = {
     *(f"{what}_{which}" for what in ("accuracy", "predictions_changed")
       for which in ("with_positions", "without_positions")),
     "accuracy_with_positions_shuffled", "accuracy_without_positions_shuffled", "positions_gain",
-    "neighbour_lead", "neighbour_lead_at_start",
+    "neighbour_lead", "neighbour_lead_at_start", "distance_correlation", "distance_correlation_at_start",
     *(f"attention_distance_{what}" for what in
       ("first_block", "last_block", "grows", "nearest_head", "farthest_head", "uniform")),
     "macs_224", "macs_1120", "attention_share_224", "attention_share_1120", "attention_exponent", "rest_exponent",
@@ -165,6 +165,7 @@ def test_neighbour_lead_is_positive_for_positions_that_vary_slowly() -> None:
         model.pos_embed.zero_()
         model.pos_embed[0, 1:, :4] = waves
     assert vit().neighbour_lead(model) > 0.2
+    assert vit().distance_correlation(model) < -0.8
     with pytest.raises(ValueError, match="no position embeddings"):
         vit().neighbour_lead(small(positions=False))
 
