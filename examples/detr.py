@@ -42,6 +42,7 @@ from torchvision.ops import batched_nms
 
 L1, GIOU = 5.0, 2.0  # weights of the box losses, appendix A.4
 EMPTY_WEIGHT = 0.4  # of the class loss where a prediction is matched with no object, Section 3.1
+STRIDE = 8  # pixels of the image for one cell of the feature map
 SIZE_PRIOR = 0.25  # side of the box around an anchor that an untrained head predicts, relative to the image
 
 ARMS = ("set", "one_to_many", "dense", "no_self_attention")
@@ -154,6 +155,7 @@ class Predictions(NamedTuple):
     boxes: Tensor
 
 
+@torch.no_grad()
 def matching_cost(predictions: Predictions, targets: Targets) -> Tensor:
     """The cost of every pair, (B, N, M); that of padding is infinite."""
     probabilities = predictions.logits.softmax(-1)  # (B, N, K + 1)
@@ -199,6 +201,7 @@ def one_to_many(predictions: Predictions, targets: Targets, copies: int = 4) -> 
     return hungarian(matching_cost(predictions, targets), copies)
 
 
+@torch.no_grad()
 def central_cells(predictions: Predictions, targets: Targets, radius: float = 1.5) -> Tensor:
     """owner (B, N) of the dense head, whose N predictions are the cells of a square grid, row by row.
 
@@ -256,10 +259,10 @@ def loss_terms(predictions: Predictions, targets: Targets, owner: Tensor) -> Los
     """The terms of Eq. 2."""
     wanted = matched_targets(targets, owner, predictions.logits.shape[2] - 1)
     matched = owner >= 0
-    surprise = F.cross_entropy(predictions.logits.transpose(1, 2), wanted.labels, reduction="none")  # (B, N)
+    surprise = F.cross_entropy(predictions.logits.flatten(0, 1), wanted.labels.flatten(), reduction="none")  # (B N)
     l1 = (predictions.boxes - wanted.boxes).abs().sum(-1)
     overlap = generalized_iou(xyxy_from_cxcywh(predictions.boxes), xyxy_from_cxcywh(wanted.boxes))
-    return LossTerms(class_weight(owner) * surprise, L1 * l1 * matched, GIOU * (1 - overlap) * matched)
+    return LossTerms(class_weight(owner) * surprise.view_as(owner), L1 * l1 * matched, GIOU * (1 - overlap) * matched)
 
 
 def class_weight(owner: Tensor) -> Tensor:
@@ -310,7 +313,7 @@ def sine_encoding(points: Tensor, width: int, temperature: float = 20.0) -> Tens
     """Fixed encoding of places: points (..., 2), x and y in [0, 1] -> (..., D); half of the channels for each axis."""
     count = width // 4
     frequency = 2 * torch.pi * temperature ** (-torch.arange(count) / count)  # (D / 4,)
-    angle = (points[..., None] * frequency.to(points.device)).flatten(-2)  # (..., 2, D / 4) -> (..., D / 2)
+    angle = (points[..., None] * frequency).flatten(-2)  # (..., 2, D / 4) -> (..., D / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -412,6 +415,7 @@ class DETR(nn.Module):
         *,
         encoder: int,
         decoder: int,
+        tokens: int,
         side: int,
         classes: int,
         self_attention: bool = True,
@@ -421,6 +425,7 @@ class DETR(nn.Module):
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(encoder))
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, hidden, self_attention) for _ in range(decoder))
         self.anchors = nn.Buffer(grid_points(side))
+        self.place = nn.Buffer(sine_encoding(grid_points(tokens), width))  # (M, D)
         self.queries = nn.Parameter(sine_encoding(self.anchors, width))  # learned, but they start in order
         self.norm = nn.LayerNorm(width)
         self.class_head = nn.Linear(width, classes + 1)
@@ -428,9 +433,7 @@ class DETR(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The tokens after the encoder, (B, M, D)."""
-        features = self.backbone(images)
-        place = sine_encoding(grid_points(features.shape[-1]).to(images.device), features.shape[1])  # (M, D)
-        tokens: Tensor = features.flatten(2).transpose(1, 2) + place  # (B, D, H, W) -> (B, H W, D)
+        tokens: Tensor = self.backbone(images).flatten(2).transpose(1, 2) + self.place  # (B, D, H, W) -> (B, H W, D)
         for layer in self.encoder:
             tokens = layer(tokens)
         return tokens
@@ -495,13 +498,14 @@ def targets_from_scenes(scenes: Scenes, classes: int) -> Targets:
 def build(arm: str, preset: Preset) -> DETR | Dense:
     """The untrained model of an arm. Raises KeyError for an arm that does not exist."""
     if arm == "dense":
-        return Dense(preset.width, preset.tower, side=preset.canvas // 8, classes=preset.classes)
+        return Dense(preset.width, preset.tower, side=preset.canvas // STRIDE, classes=preset.classes)
     return DETR(
         preset.width,
         preset.heads,
         preset.hidden,
         encoder=preset.encoder,
         decoder=preset.decoder,
+        tokens=preset.canvas // STRIDE,
         side=preset.side,
         classes=preset.classes,
         self_attention=arm != "no_self_attention",

@@ -341,18 +341,23 @@ def _first_place(figure: Mapping[str, Any], cell: Cell) -> bool:
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:
     """Size range, and the best figure of the first table with one."""
-    sizes = [number for key in card.variants if (number := size_of(knowledge.library, card.slug, key, "parameters"))]
+    sizes = [number for key in _own(card) if (number := size_of(knowledge.library, card.slug, key, "parameters"))]
     chips = []
     if sizes:
-        low, high = (f(sizes, key=lambda n: n.quantity.value).quantity.printed for f in (min, max))
+        low, high = (si(f(number.quantity.value for number in sizes)) for f in (min, max))
         chips.append(f"{low} parameters" if low == high else f"{low} to {high} parameters")
     headline = _headline(card, knowledge)
     return [*chips, *([headline] if headline else [])]
 
 
+def _own(card: Card) -> list[str]:
+    """The variants that are this model, not its rivals, predecessors, successors or ablations."""
+    return [key for key, variant in card.variants.items() if not variant.for_comparison]
+
+
 def _headline(card: Card, knowledge: Knowledge) -> str | None:
     metrics = knowledge.library.vocabulary.get("metrics", {})
-    numbers = [number for of_variant in index(knowledge.library)[card.slug].values() for number in of_variant]
+    numbers = [number for key in _own(card) for number in index(knowledge.library)[card.slug][key]]
     quality = [number for number in numbers if metrics.get(number.metric, {}).get("kind") == "quality"]
     if not quality:
         return None

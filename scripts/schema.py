@@ -164,6 +164,9 @@ class Variant(Model):
 
     name: Name
     """As the authors call it: DETR-R50."""
+    for_comparison: bool = False
+    """True for a rival, a predecessor, a successor or an ablation: its numbers stand in the tables, but do not count as
+    what this model reaches."""
     count: Count | None = None
     """What to build in order to count it."""
     numbers: dict[Slug, Row] = Field(default_factory=dict)
