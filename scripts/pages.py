@@ -344,7 +344,7 @@ def _chips(card: Card, knowledge: Knowledge) -> list[str]:
     sizes = [number for key in _own(card) if (number := size_of(knowledge.library, card.slug, key, "parameters"))]
     chips = []
     if sizes:
-        low, high = (si(f(number.quantity.value for number in sizes)) for f in (min, max))
+        low, high = (si(f(number.quantity.value for number in sizes)).replace("G", "B") for f in (min, max))
         chips.append(f"{low} parameters" if low == high else f"{low} to {high} parameters")
     headline = _headline(card, knowledge)
     return [*chips, *([headline] if headline else [])]

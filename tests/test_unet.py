@@ -132,7 +132,7 @@ def test_labels_pass_a_grid_of_single_pixels_unchanged_and_lose_thin_lines_on_co
 
 def test_the_window_keeps_the_tissue():
     slices = unet.slices_of("train", 40, 0, 2)
-    whole = unet.brain_slices("train", 40, seed=0, tumour_pixels=(8, 400))
+    whole = unet.brain_slices("train", 40, seed=0, tumours=(2, 4))
     assert slices.images.shape == (40, 1, 96, 80)
     assert (slices.labels > 0).sum() >= 0.999 * (whole.labels > 0).sum()
 

@@ -141,7 +141,7 @@ def fit(
         raise ValueError(f"steps and every must be at least 1, not {steps} and {every}")
     warmup = steps // 20 if warmup is None else min(warmup, steps - 1)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type != "mps")
     batch_at = _batch_at(batches)
     losses: list[Tensor] = []
     for step in progress(range(steps)) if progress is not None else range(steps):
