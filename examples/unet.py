@@ -654,10 +654,11 @@ def compare_skips(run: Run, preset: Preset, networks: Networks, test: BrainSlice
             if key != "skip":
                 values = gaps(networks, arms["skip"], arm, measure)
                 experiment.result(f"{measure}_gap_{key}", values, unit="", meaning=f"{meaning}: skips minus {name}")
-    small, large = (gaps(networks, arms["skip"], arms["none"], f"recall_{size}") for size in ("small", "large"))
-    more = [a - b for a, b in zip(small, large, strict=True)]
-    meaning = "what skips add to the recall of small tumours, less what they add to that of large ones"
-    experiment.result("recall_gap_small_minus_large", more, unit="", meaning=meaning)
+    for key in ("none", "none_longer"):
+        small, large = (gaps(networks, arms["skip"], arms[key], f"recall_{size}") for size in ("small", "large"))
+        more = [a - b for a, b in zip(small, large, strict=True)]
+        meaning = f"what skips add to the recall of small tumours, less what they add for large ones (against {key})"
+        experiment.result(f"recall_gap_small_minus_large_{key}", more, unit="", meaning=meaning)
     experiment.figure(
         "skips",
         partial(draw_scores, networks=networks, arms=named),

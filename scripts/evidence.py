@@ -173,6 +173,7 @@ def check_shown(slug: str, assertion: Shown, results: Mapping[str, Results]) -> 
     observed = {
         "card": owner, "result": name, "values": list(result["values"]), "mean": result["mean"],
         "worst": _worst(result["values"], assertion), "unit": result["unit"], "meaning": result["meaning"],
+        "exact": bool(result.get("exact")),
         "experiment": result.get("experiment"),
     }  # fmt: skip
     return Finding(_shown_text(name, assertion), holds, assertion.not_here or "", observed=observed, expected=expected)

@@ -473,7 +473,9 @@ def short(value: float | None) -> str:
         return ""
     if value == 0:
         return "0"
-    if 1e-3 <= abs(value) < 1e6:
+    if abs(value) < 1e-3:
+        return f"{value:.1g}"
+    if abs(value) < 1e6:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:.2e}"
 
@@ -515,7 +517,7 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
     environment.filters |= {
-        "basename": posixpath.basename, "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "basename": posixpath.basename, "trim": lambda text, stop: text.strip().rstrip(stop), "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
         "authors": _authors, "licence": _licence, "addresses": addresses, "heading": _heading,
     }  # fmt: skip
     return environment

@@ -175,7 +175,8 @@ def test_a_smoke_run_records_every_arm_depth_and_level(smoke):
     arms, tissues, sizes = ("coarse", "none", "none_longer"), ("grey", "white", "tumour"), ("small", "medium", "large")
     measures = [f"dice_{tissue}" for tissue in tissues] + [f"recall_{size}" for size in sizes]
     names = {f"{measure}_{each}" for measure in measures for each in ("skip", *arms)}
-    names |= {f"{measure}_gap_{each}" for measure in measures for each in arms} | {"recall_gap_small_minus_large"}
+    names |= {f"{measure}_gap_{each}" for measure in measures for each in arms}
+    names |= {f"recall_gap_small_minus_large_{each}" for each in arms[1:]}
     names |= {f"{measure}_lost_without_level{level}" for measure in measures[:3] for level in range(3)}
     names |= {f"field_{kind}_level{level}" for kind in ("formula", "gradient", "effective") for level in range(5)}
     names |= {f"{kind}_depth{depth}" for kind in ("parameters", "macs") for depth in (2, 3, 4)}

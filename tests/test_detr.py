@@ -1,0 +1,158 @@
+"""DETR's idea: boxes, the matching, the loss over the set, and a smoke run of its example."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import generalized_box_iou
+
+detr = importlib.import_module("detr")
+
+
+def random_boxes(count: int, seed: int) -> Tensor:
+    """Boxes cxcywh inside the unit square, (count, 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.rand(count, 2, generator=generator) * 0.4 + 0.05
+    centre = size / 2 + torch.rand(count, 2, generator=generator) * (1 - size)
+    return torch.cat([centre, size], dim=-1)
+
+
+def a_batch(seed: int, images: int = 3, queries: int = 6, objects: int = 3, classes: int = 2):
+    """Predictions and targets of a few images, the last one with fewer objects."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, queries, classes + 1, generator=generator)
+    boxes = random_boxes(images * queries, seed).view(images, queries, 4)
+    labels = torch.randint(classes, (images, objects), generator=generator)
+    labels[-1, 1:] = classes  # padding
+    truth = random_boxes(images * objects, seed + 1).view(images, objects, 4)
+    return detr.Predictions(logits, boxes), detr.Targets(truth, labels)
+
+
+@given(st.integers(0, 10_000))
+def test_boxes_survive_the_round_trip_through_corners(seed: int) -> None:
+    boxes = random_boxes(5, seed)
+    torch.testing.assert_close(detr.cxcywh_from_xyxy(detr.xyxy_from_cxcywh(boxes)), boxes)
+
+
+@given(st.integers(0, 10_000))
+def test_generalized_iou_is_that_of_torchvision(seed: int) -> None:
+    a, b = (detr.xyxy_from_cxcywh(random_boxes(4, seed + i)) for i in range(2))
+    torch.testing.assert_close(detr.generalized_iou(a[:, None], b[None]), generalized_box_iou(a, b))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000))
+def test_each_image_is_matched_as_scipy_matches_it_alone(seed: int) -> None:
+    predictions, targets = a_batch(seed)
+    cost, owner = detr.matching_cost(predictions, targets), detr.one_to_one(predictions, targets)
+    for image in range(len(cost)):
+        real = targets.labels[image] < 2
+        queries, columns = linear_sum_assignment(cost[image][:, real].numpy())
+        expected = torch.full_like(owner[image], -1)
+        expected[torch.as_tensor(queries)] = real.nonzero().flatten()[torch.as_tensor(columns)]
+        assert owner[image].tolist() == expected.tolist()
+        alone = detr.one_to_one(*(type(x)(*(part[image : image + 1] for part in x)) for x in (predictions, targets)))
+        assert alone[0].tolist() == owner[image].tolist()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.permutations(range(3)))
+def test_the_order_of_the_objects_changes_neither_the_matching_nor_the_loss(seed: int, order: list[int]) -> None:
+    predictions, targets = a_batch(seed)
+    shuffled = detr.Targets(targets.boxes[:, order], targets.labels[:, order])
+    owner, other = detr.one_to_one(predictions, targets), detr.one_to_one(predictions, shuffled)
+    back = torch.tensor([*order, -1])
+    assert back[other].tolist() == owner.tolist()
+    losses = detr.set_loss(predictions, targets, owner), detr.set_loss(predictions, shuffled, other)
+    torch.testing.assert_close(*losses)
+
+
+def test_one_to_many_gives_each_object_several_queries_and_no_query_two_objects() -> None:
+    predictions, targets = a_batch(0, queries=12, objects=2)
+    owner = detr.one_to_many(predictions, targets, copies=4)
+    assert (owner[0] == 0).sum() == (owner[0] == 1).sum() == 4
+    assert (owner[-1] == 0).sum() == 4  # its second object is padding
+
+
+def test_an_image_without_objects_matches_nothing_and_pays_for_classes_only() -> None:
+    predictions, targets = a_batch(1)
+    empty = detr.Targets(targets.boxes, torch.full_like(targets.labels, 2))
+    owner = detr.one_to_one(predictions, empty)
+    assert (owner == -1).all()
+    terms = detr.loss_terms(predictions, empty, owner)
+    assert terms.of_l1.sum() == terms.of_giou.sum() == 0
+    assert torch.isfinite(detr.set_loss(predictions, empty, owner))
+
+
+def test_a_perfect_prediction_costs_next_to_nothing() -> None:
+    _, targets = a_batch(2, images=1, objects=3)
+    truth = detr.Targets(targets.boxes, torch.tensor([[0, 1, 0]]))
+    logits = torch.full((1, 6, 3), -20.0)
+    for query, label in enumerate([0, 1, 0, 2, 2, 2]):
+        logits[0, query, label] = 20.0
+    boxes = torch.cat([truth.boxes, random_boxes(3, 9)[None]], dim=1)
+    predictions = detr.Predictions(logits, boxes)
+    assert detr.set_loss(predictions, truth, detr.one_to_one(predictions, truth)) < 1e-5
+
+
+def test_a_second_box_on_an_object_costs_loss() -> None:
+    truth = detr.Targets(random_boxes(1, 3)[None], torch.tensor([[0]]))
+    boxes = truth.boxes.expand(1, 2, 4)
+    once = detr.Predictions(torch.tensor([[[9.0, 0.0], [0.0, 9.0]]]), boxes)
+    twice = detr.Predictions(torch.tensor([[[9.0, 0.0], [9.0, 0.0]]]), boxes)
+    losses = [detr.set_loss(each, truth, detr.one_to_one(each, truth)) for each in (once, twice)]
+    assert losses[1] > losses[0] + 1
+
+
+def test_attention_of_a_query_sums_to_one() -> None:
+    model = detr.build("set", detr.PRESETS["smoke"]).eval()
+    with torch.inference_mode():
+        maps = model.looks(torch.rand(2, 3, 64, 64))
+    assert maps.shape == (2, 16, 8, 8)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 16))
+
+
+def test_a_batch_gives_what_its_images_give_alone() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    for arm in detr.ARMS:
+        torch.manual_seed(0)
+        model = detr.build(arm, detr.PRESETS["smoke"]).eval()
+        with torch.inference_mode():
+            both, first = model(images), model(images[:1])
+        torch.testing.assert_close(both.boxes[:, :1], first.boxes, atol=1e-5, rtol=1e-4)
+
+
+def test_the_arms_have_about_as_many_parameters() -> None:
+    sizes = {arm: sum(p.numel() for p in detr.build(arm, detr.PRESETS["quick"]).parameters()) for arm in detr.ARMS}
+    assert sizes["set"] == sizes["one_to_many"]
+    assert sizes["dense"] == pytest.approx(sizes["set"], rel=0.15)
+
+
+def test_an_unknown_arm_is_named_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no arm called 'sets'; there are set, one_to_many, dense, no_self_attention"):
+        detr.build("sets", detr.PRESETS["smoke"])
+
+
+def test_steps_to_half_are_interpolated() -> None:
+    assert detr.steps_to_half([(10, 0.0), (20, 4.0), (30, 8.0)]) == 20
+    assert detr.steps_to_half([(10, 8.0), (20, 8.0)]) == 5
+
+
+def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path) -> None:
+    detr.main(["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "record.json").read_text("utf-8"))
+    assert record["results"].keys() >= {
+        "boxes_per_object_set", "boxes_saved_by_one_to_one", "ap50_gap_to_dense_nms", "nms_gain_set", "ap_large_gap",
+        "ap_small_gap", "steps_to_half_set", "more_steps_to_half", "self_attention_gain",
+    }  # fmt: skip
+    for figure in record["figures"]:
+        assert (tmp_path / figure["light"]).is_file()
+        assert (tmp_path / figure["dark"]).is_file()
