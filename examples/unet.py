@@ -530,7 +530,8 @@ def receptive_fields(run: Run, preset: Preset) -> None:
 # %% [markdown]
 # ## What a skip carries
 # The network is trained; then one skip at a time is silenced: each of its maps is replaced by its mean over the slice,
-# so that it still says how much of a feature there is, but not where.
+# so that it still says how much of a feature there is, but not where. The network was not trained for that: what it
+# loses says how much it uses the skip, not that another network could not do without.
 
 
 # %%
@@ -662,9 +663,10 @@ def compare_skips(run: Run, preset: Preset, networks: Networks, test: BrainSlice
     experiment.figure(
         "skips",
         partial(draw_scores, networks=networks, arms=named),
-        caption=f"Dice by tissue, and the part of the tumours that is found, by size (small: up to {SIZES['small'][1]} "
-        f"pixels of 2 mm, large: from {SIZES['large'][0]}), at {preset.depth} poolings. Each dot is a seed. Compare a "
-        "and c for what skips add, b for what is left of it when they do not say where, d for more training instead.",
+        caption=f"Dice by tissue, and the part of the tumours that at least one predicted pixel touches, by size (small: "
+        f"up to {SIZES['small'][1]} pixels of 2 mm, large: from {SIZES['large'][0]}), at {preset.depth} poolings. Each "
+        "dot is a seed. Compare a and c for what skips add, b for what is left of it when they do not say where, d for "
+        "more training instead. Recall does not see false alarms, the Dice of tumours does.",
         alt="Six bar charts with four bars each, for skips, coarse skips, no skips, and no skips with more steps: Dice "
         "of grey matter, white matter and tumour, recall of small, medium and large tumours; a dot for each seed.",
     )
@@ -750,6 +752,11 @@ def compare_depths(run: Run, preset: Preset, networks: Networks, test: BrainSlic
         for depth in preset.widths:
             name = f"{meaning}, true labels through the grid of {depth} poolings"
             experiment.result(f"{measure}_grid_depth{depth}", [grid[depth][measure]], unit="", meaning=name, exact=True)
+        for depth in preset.widths:
+            values, name = gaps(networks, arms[depth, "skip"], arms[depth, "none"], measure), f"{depth} poolings"
+            experiment.result(
+                f"{measure}_gap_depth{depth}", values, unit="", meaning=f"{meaning}, {name}: skips minus none"
+            )
         for source, skips in NAMES.items():
             for depth in preset.widths:
                 values = scores(networks, arms[depth, source], measure)

@@ -504,6 +504,10 @@ def _licence(spdx: str) -> str:
     return "not stated" if custom == "NotStated" else f"{custom} (custom)"
 
 
+def _trim(text: str, end: str) -> str:
+    return text.strip().rstrip(end)
+
+
 def _heading(text: str) -> Markup:
     """Text of a Markdown heading: marks are escaped, so that nothing in it is read as Markdown or HTML."""
     return Markup(re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
@@ -517,7 +521,8 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
     environment.filters |= {
-        "basename": posixpath.basename, "trim": lambda text, stop: text.strip().rstrip(stop), "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "basename": posixpath.basename, "trim": _trim,
+        "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
         "authors": _authors, "licence": _licence, "addresses": addresses, "heading": _heading,
     }  # fmt: skip
     return environment

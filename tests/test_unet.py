@@ -180,7 +180,7 @@ def test_a_smoke_run_records_every_arm_depth_and_level(smoke):
     names |= {f"{measure}_lost_without_level{level}" for measure in measures[:3] for level in range(3)}
     names |= {f"field_{kind}_level{level}" for kind in ("formula", "gradient", "effective") for level in range(5)}
     names |= {f"{kind}_depth{depth}" for kind in ("parameters", "macs") for depth in (2, 3, 4)}
-    by_depth = [f"{measure}_{kind}" for measure in measures[:3] for kind in ("skip", "none", "grid")]
+    by_depth = [f"{measure}_{kind}" for measure in measures[:3] for kind in ("skip", "none", "gap", "grid")]
     names |= {f"{each}_depth{depth}" for each in by_depth for depth in (2, 3, 4)}
     names |= {f"{measure}_{source}_lost_with_depth" for measure in measures[:3] for source in ("skip", "none")}
     assert set(record["results"]) == names
