@@ -126,9 +126,10 @@ class _Site:
 
     def overview(self, template: str, root: str) -> str:
         verdicts = _ordered(self.knowledge.verdicts())
+        entries = sorted(map(self._entry, self.knowledge.cards), key=lambda entry: entry["hero"] is None)
         return _template(template).render(
             self._common(root) | {
-                "entries": [self._entry(card) for card in self.knowledge.cards], "verdicts": verdicts,
+                "entries": entries, "verdicts": verdicts,
                 "claims_count": sum(verdicts.values()), "legend": LEGEND,
             }
         )  # fmt: skip
