@@ -103,7 +103,8 @@ PRESETS = {
 #
 # - **coarse skips**: $e^l$, averaged over the cells of the deepest level and spread out again. The features and the
 #   short path of the gradient stay; where in a cell they were found is lost.
-# - **no skips**: $\mathrm{up}(d^{l+1})$ once more.
+# - **no skips**: $\mathrm{up}(d^{l+1})$ once more. The parameters are as many, but half of the first merging convolution
+#   is redundant; the coarse skips are the control without this handicap.
 
 
 # %%

@@ -58,6 +58,7 @@ def test_what_is_no_longer_made_is_deleted_and_what_is_written_by_hand_stays(tin
     (tiny.docs / "about.md").write_text("# About\n")
     command("render")
     assert (tiny.docs / "models/beta.md").is_file()
+    edit(tiny.cards / "_vocabulary.yml", ", see: [beta]", "")
     for name in ("beta.yml", "alpha.yml"):
         (tiny.cards / name).rename(tiny.root / name)
     command("render")
