@@ -328,16 +328,16 @@ def _ordered(counts: Mapping[Verdict, int]) -> dict[str, int]:
 def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A cell of an example; a code cell is followed by the figures whose names it contains."""
     if cell.is_code:
-        drawn = [figure for figure in figures if f'"{figure["name"]}"' in cell.text and _first_place(figure, cell)]
+        drawn = [figure for figure in figures if draws(cell, figure["name"])]
         return {"code": cell.text, "figures": drawn}
     parts = prose.sections(cell.text, lambda ref: html.escape(ref))
     views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
     return {"code": "", "parts": views, "figures": []}
 
 
-def _first_place(figure: Mapping[str, Any], cell: Cell) -> bool:
+def draws(cell: Cell, name: str) -> bool:
     """A figure is drawn in the cell that calls `figure("name", ...)`; other cells may mention its name."""
-    return re.search(rf'figure\(\s*"{figure["name"]}"', cell.text) is not None
+    return cell.is_code and re.search(rf'figure\(\s*"{name}"', cell.text) is not None
 
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:

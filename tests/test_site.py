@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Command, edit
 
-from scripts import cells, site
+from scripts import cells, pages, site
 from scripts.project import Project
 
 
@@ -181,7 +181,7 @@ def test_each_figure_of_our_examples_has_a_cell_that_draws_it(path: Path) -> Non
     ]
     assert len(names) >= 4
     for name in names:
-        assert sum(f'figure("{name}"' in cell.text for cell in read if cell.is_code) == 1, name
+        assert sum(pages.draws(cell, name) for cell in read) == 1, name
 
 
 def test_checking_and_rendering_import_no_torch(tiny: Project) -> None:
