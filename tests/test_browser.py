@@ -123,7 +123,7 @@ def test_search_finds_a_model(page: Page, address: str) -> None:
     page.goto(address)
     page.locator("label.md-search__icon").first.wait_for(state="attached")
     page.keyboard.press("/")
-    page.locator("input.md-search__input").fill("shifted windows")
+    page.locator("input.md-search__input").fill("swin shifted windows")
     first = page.locator(".md-search-result__link").first
     first.wait_for(timeout=20_000)
     links = page.locator(".md-search-result__link").evaluate_all("nodes => nodes.map(node => node.href)")
