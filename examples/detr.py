@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lab import detectors
 from lab.data import Split
 from lab.data.scenes import Scenes, make_scenes
 from lab.figures import Style, draw_boxes, panels, seed_bars, seed_lines, show_image
@@ -991,22 +992,12 @@ def by_size(run: Run, scores: Scores, preset: Preset) -> None:
 
 
 # %%
-def steps_to_half(curve: Sequence[tuple[int, float]]) -> float:
-    """Steps at which the curve first crosses half of its last value, interpolated between its points."""
-    goal, (before, low) = curve[-1][1] / 2, (0, 0.0)
-    for step, ap in curve:
-        if ap >= goal:
-            return before + (step - before) * ((goal - low) / (ap - low) if ap > low else 1.0)
-        before, low = step, ap
-    return float(curve[-1][0])
-
-
 def convergence(run: Run, trained: Mapping[str, Sequence[Trained]], preset: Preset) -> None:
     """AP against steps, and the steps to half of the final AP."""
     experiment = run.experiment(
         "convergence", question="Does set prediction learn more slowly than the dense head?", **described(preset)
     )
-    half = {arm: [steps_to_half(each.curve) for each in trained[arm]] for arm in ("set", "dense")}
+    half = {arm: [detectors.steps_to_half(each.curve) for each in trained[arm]] for arm in ("set", "dense")}
     for arm, values in half.items():
         meaning = f"Steps to half of its own final AP, {LABELS[arm]}"
         experiment.result(f"steps_to_half_{arm}", values, unit="steps", meaning=meaning)
@@ -1106,6 +1097,26 @@ def without_self_attention(run: Run, trained: Mapping[str, Sequence[Trained]], s
 
 
 # %% [markdown]
+# ## Beside the other detectors
+# The set predictor on the benchmark that all detectors share: the same scenes, the same number of steps, the same measures.
+
+
+# %%
+def side_by_side(run: Run, trained: Sequence[Trained], scores: Scores, preset: Preset) -> None:
+    """The results and the picture of `lab.detectors`."""
+    benchmark, done = detectors.BENCHMARKS[run.preset], sum(preset.steps)
+    shared = [
+        detectors.Trained(each.model, each.test, [*each.curve, (done, score["ap"])])
+        for each, score in zip(trained, scores["set"], strict=True)
+    ]
+
+    def detect(model: DETR | Dense, images: Tensor) -> list[dict[str, Tensor]]:
+        return detections(model(images).layer(-1), preset.canvas, suppress=False)
+
+    detectors.report(run, benchmark, shared, detect, detect, name="DETR")
+
+
+# %% [markdown]
 # ## Unlike the paper
 # - The backbone is a small convolutional network of stride 8, trained from scratch; in the paper, a ResNet of stride 32.
 # - There are 16 queries instead of 100. Their boxes are predicted around the points of a grid, and each starts from a learned
@@ -1134,6 +1145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     by_size(run, scores, preset)
     convergence(run, trained, preset)
     without_self_attention(run, trained, scores, preset)
+    side_by_side(run, trained["set"], scores, preset)
     run.finish()
 
 

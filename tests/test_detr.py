@@ -184,11 +184,6 @@ def test_an_unknown_arm_is_named_with_those_there_are() -> None:
         detr.build("sets", detr.PRESETS["smoke"])
 
 
-def test_steps_to_half_are_interpolated() -> None:
-    assert detr.steps_to_half([(10, 0.0), (20, 4.0), (30, 8.0)]) == 20
-    assert detr.steps_to_half([(10, 8.0), (20, 8.0)]) == 5
-
-
 def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path) -> None:
     detr.main(["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "record.json").read_text("utf-8"))
