@@ -10,9 +10,9 @@ from typing import Any
 
 from scripts.cards import Library
 from scripts.evidence import Judged, Verdict, judge
-from scripts.numbers import Published, index, published
+from scripts.numbers import Published, comparability, index, published
 from scripts.runs import Run
-from scripts.schema import Card, Conditions, Reference, Row, Variant
+from scripts.schema import Card, Reference, Row, Variant
 
 SIZE_METRICS = ("parameters", "macs", "flops")
 
@@ -147,22 +147,18 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
             if words.get("kind") == "quality" and number.conditions.dataset:
                 key = (number.conditions.dataset, number.conditions.split or "", number.metric)
                 groups.setdefault(key, []).append(number)
-    found = [Benchmark(*key, _rankings(numbers, metrics[key[2]])) for key, numbers in sorted(groups.items())]
+    found = [Benchmark(*key, _rankings(numbers, metrics)) for key, numbers in sorted(groups.items())]
     shared = [benchmark for benchmark in found if len(benchmark.cards) > 1]
     return sorted(shared, key=lambda benchmark: -len(benchmark.cards))
 
 
-def _rankings(numbers: list[Published], metric: Mapping[str, Any]) -> tuple[Ranking, ...]:
-    sign = -1 if metric.get("better") == "higher" else 1
+def _rankings(numbers: list[Published], metrics: Mapping[str, Any]) -> tuple[Ranking, ...]:
+    sign = -1 if metrics[numbers[0].metric].get("better") == "higher" else 1
     groups: dict[tuple[tuple[str, str], ...], list[Published]] = {}
     for number in numbers:
-        groups.setdefault(_conditions_key(number.conditions), []).append(number)
+        further = tuple(pair for pair in comparability(number, metrics) if pair[0] not in ("dataset", "split"))
+        groups.setdefault(further, []).append(number)
     ranked = [
         Ranking(key, tuple(sorted(group, key=lambda n: sign * n.quantity.value))) for key, group in groups.items()
     ]
     return tuple(sorted(ranked, key=lambda ranking: sign * ranking.numbers[0].quantity.value))
-
-
-def _conditions_key(conditions: Conditions) -> tuple[tuple[str, str], ...]:
-    named = conditions.model_dump(exclude_none=True, exclude={"dataset", "split"})
-    return tuple(sorted(named.items()))

@@ -150,6 +150,13 @@ def differences(a: Published, b: Published, metrics: Mapping[str, Any]) -> tuple
     return [n for n in differing if n in MUST_AGREE[kind]], [n for n in differing if n in MAY_DIFFER[kind]]
 
 
+def comparability(number: Published, metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The conditions, by name, on which it depends what a number may be ranked against: equal ones, equal footing."""
+    kind = metrics.get(number.metric, {}).get("kind", "quality")
+    given = number.conditions.model_dump(exclude_none=True)
+    return tuple((name, given[name]) for name in sorted((*MUST_AGREE[kind], *MAY_DIFFER[kind])) if name in given)
+
+
 def difference_text(a: Published, b: Published, names: list[str]) -> str:
     """`schedule (500 epochs against 109 epochs)`, for each differing condition."""
     return "; ".join(

@@ -10,6 +10,7 @@ import html
 import json
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from scripts import prose
+from scripts import detectors, lineage, prose
 from scripts.bibtex import bibtex
 from scripts.cards import Library
 from scripts.cells import Cell
@@ -75,6 +76,10 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
     pages["notes/index.md"] = site.notes()
+    pages["compare/index.md"] = site.compare()
+    pages["evidence/index.md"] = site.evidence()
+    pages["detectors/index.md"] = site.detectors()
+    pages["lineage/index.md"] = site.lineage()
     return {path: _tidy(text) for path, text in sorted(pages.items())}
 
 
@@ -188,6 +193,43 @@ class _Site:
         views = [{"line": note["line"], "places": [self._place(place) for place in note["places"]]} for note in notes]
         return _template("notes.md.j2").render(self._common("../") | {"notes": views})
 
+    def compare(self) -> str:
+        models = [
+            self._entry(card) | _compared(card, self.knowledge) | {"concept": self._first_paragraph(card)}
+            for card in self.knowledge.cards
+        ]
+        return _template("compare.md.j2").render(self._common("../") | {"models": models})
+
+    def _first_paragraph(self, card: Card) -> Markup:
+        """Of the concept, for another page than the card's."""
+        paragraph = card.concept.strip().partition("\n\n")[0]
+        return _Writer(self.knowledge, "../", card, elsewhere=True).prose(paragraph, inline=True)
+
+    def detectors(self) -> str:
+        return _template("detectors.md.j2").render(
+            self._common("../") | {
+                "groups": detectors.groups(self.knowledge), "measures": detectors.MEASURES, "stresses": detectors.STRESSES
+            }
+        )  # fmt: skip
+
+    def lineage(self) -> str:
+        drawing = lineage.drawing(self.knowledge)
+        return _template("lineage.md.j2").render(
+            self._common("../") | {"d": drawing, "width": lineage.WIDTH, "height": lineage.HEIGHT}
+        )
+
+    def evidence(self) -> str:
+        """Every claim with its verdict, and the shares by model."""
+        verdicts = _ordered(self.knowledge.verdicts())
+        shares = [_share(card, self.knowledge) for card in self.knowledge.cards]
+        rows = [row for card in self.knowledge.cards for row in _claim_rows(card, self.knowledge)]
+        return _template("evidence.md.j2").render(
+            self._common("../") | {
+                "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
+                "tested": sum(share["tested"] for share in shares),
+            }
+        )  # fmt: skip
+
     def _place(self, place: Mapping[str, str]) -> dict[str, Any]:
         """Where a line of the notes went: a field of a card, or one of its claims with the verdict."""
         card = self.knowledge.library.cards[place["card"]]
@@ -214,11 +256,18 @@ class _Site:
 
 @dataclass
 class _Writer:
-    """Writes the prose of one page: knows whose page it is and where the root lies, and links each term once."""
+    """Writes the prose of one card: knows where the root lies, and links each term once."""
 
     knowledge: Knowledge
     root: str
     card: Card | None
+    elsewhere: bool = False
+    """The prose stands on another page than the card's own."""
+
+    def _page(self, slug: str) -> str:
+        """Where a model's page lies, seen from here."""
+        here = self.card is not None and slug == self.card.slug and not self.elsewhere
+        return "" if here else f"{self.root}models/{slug}/"
 
     @functools.cached_property
     def _glossary(self) -> prose.Glossary:
@@ -240,21 +289,20 @@ class _Writer:
         return f'<a href="{self.root}models/{name}/">{html.escape(card.name)}</a>'
 
     def _number(self, number: Published) -> str:
-        assert self.card is not None
-        page = "" if number.card == self.card.slug else f"{self.root}models/{number.card}/"
         title = f"{number.where}{', half of the FLOPs printed there' if number.halved else ''}"
         return (
-            f'<a class="number" href="{page}#table-{number.table}" title="{html.escape(title)}">'
+            f'<a class="number" href="{self._page(number.card)}#table-{number.table}" title="{html.escape(title)}">'
             f"{html.escape(number.quantity.printed)}</a>"
         )
 
     def _result(self, name: str) -> str:
-        run = self.knowledge.run(self.card.slug) if self.card else None
+        assert self.card is not None
+        run, page = self.knowledge.run(self.card.slug), self._page(self.card.slug)
         if run is None or name not in run.results:
             return '<span class="number">(not run yet)</span>'
         result = run.results[name]
         title = f"{result['meaning']}: {', '.join(map(short, result['values']))} {result['unit']}"
-        return f'<a class="number" href="#result-{name}" title="{html.escape(title)}">{short(result["mean"])}</a>'
+        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result["mean"])}</a>'
 
     def cite(self, key: str) -> Markup:
         assert self.card is not None
@@ -265,7 +313,8 @@ class _Writer:
             else reference.authors[0]
         )
         more = " et al." if len(reference.authors) > 1 else ""
-        return Markup('<a class="cite" href="#ref-{}">{}{}, {}</a>').format(key, family, more, reference.year)
+        page = self._page(self.card.slug)
+        return Markup('<a class="cite" href="{}#ref-{}">{}{}, {}</a>').format(page, key, family, more, reference.year)
 
     def source(self, cite: Cite) -> Markup:
         return Markup("[{}: {}]").format(self.cite(cite.reference), cite.where)
@@ -292,9 +341,7 @@ class _Writer:
         return Markup(' <a class="instead" href="{}models/{}/">→ {}</a>').format(self.root, advice.choose, name)
 
     def evidence_link(self, finding: Finding) -> str:
-        owner = finding.observed["card"]
-        page = "" if self.card and owner == self.card.slug else f"{self.root}models/{owner}/"
-        return f"{page}#experiment-{finding.observed['experiment']}"
+        return f"{self._page(finding.observed['card'])}#experiment-{finding.observed['experiment']}"
 
 
 @functools.lru_cache(maxsize=2)
@@ -325,6 +372,45 @@ def _ordered(counts: Mapping[Verdict, int]) -> dict[str, int]:
     return {verdict.value: counts[verdict] for verdict in Verdict if counts.get(verdict)}
 
 
+def _compared(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+    """What the page Compare says of a model beside its entry in the grid."""
+    return {
+        "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
+        "parameters": _range(card, knowledge, "parameters"), "macs": _range(card, knowledge, "macs"),
+    }  # fmt: skip
+
+
+def _range(card: Card, knowledge: Knowledge, metric: str) -> str:
+    """`22.1 M to 86.6 M`, over the published figures of a model's own variants."""
+    sizes = [size.quantity.value for key in _own(card) if (size := size_of(knowledge.library, card.slug, key, metric))]
+    low, high = (si(f(sizes)) if sizes else "" for f in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _share(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+    judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
+    counts = {verdict.value: n for verdict, n in knowledge.verdicts(card.slug).items()}
+    tested = sum(any(finding.holds is not None for finding in each.shown) for each in judged)
+    return {"card": card, "verdicts": defaultdict(int, counts), "tested": tested, "claims": len(judged)}
+
+
+def _claim_rows(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+    """The claims of a card as rows of a table: text, verdict, anchor, and what backs each."""
+    return [
+        {
+            "card": card, "side": side, "anchor": f"{side}-{i}", "text": prose.to_text(judged.claim.claim),
+            "verdict": judged.verdict.value, "backing": _backing(judged),
+        }
+        for side, claims in (("pro", knowledge.pros(card.slug)), ("con", knowledge.cons(card.slug)))
+        for i, judged in enumerate(claims, 1)
+    ]  # fmt: skip
+
+
+def _backing(judged: Judged) -> list[str]:
+    kinds = {"run": judged.shown, "published figures": judged.reported, "source of the claim": judged.claim.source}
+    return [name for name, there in kinds.items() if there] or ["nothing"]
+
+
 def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A cell of an example; a code cell is followed by the figures whose names it contains."""
     if cell.is_code:
@@ -342,13 +428,9 @@ def draws(cell: Cell, name: str) -> bool:
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:
     """Size range, and the best figure of the first table with one."""
-    sizes = [number for key in _own(card) if (number := size_of(knowledge.library, card.slug, key, "parameters"))]
-    chips = []
-    if sizes:
-        low, high = (si(f(number.quantity.value for number in sizes)).replace("G", "B") for f in (min, max))
-        chips.append(f"{low} parameters" if low == high else f"{low} to {high} parameters")
+    size = _range(card, knowledge, "parameters").replace("G", "B")
     headline = _headline(card, knowledge)
-    return [*chips, *([headline] if headline else [])]
+    return [*([f"{size} parameters"] if size else []), *([headline] if headline else [])]
 
 
 def _own(card: Card) -> list[str]:
