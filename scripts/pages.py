@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from scripts import detectors, lineage, prose
+from scripts import choice, detectors, licensing, lineage, prose
 from scripts.bibtex import bibtex
 from scripts.cards import Library
 from scripts.cells import Cell
@@ -76,9 +76,11 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
     pages["notes/index.md"] = site.notes()
+    pages["choose/index.md"] = site.choose()
     pages["compare/index.md"] = site.compare()
     pages["evidence/index.md"] = site.evidence()
     pages["detectors/index.md"] = site.detectors()
+    pages["licensing/index.md"] = site.licensing()
     pages["lineage/index.md"] = site.lineage()
     return {path: _tidy(text) for path, text in sorted(pages.items())}
 
@@ -192,6 +194,21 @@ class _Site:
         notes = self.knowledge.library.vocabulary.get("notes", [])
         views = [{"line": note["line"], "places": [self._place(place) for place in note["places"]]} for note in notes]
         return _template("notes.md.j2").render(self._common("../") | {"notes": views})
+
+    def choose(self) -> str:
+        models = [choice.facts(card, self.knowledge) | {"least_data": card.least_data} for card in self.knowledge.cards]
+        uses = licensing.all_uses(self.knowledge)
+        return _template("choose.md.j2").render(self._common("../") | {"models": models, "uses": uses})
+
+    def licensing(self) -> str:
+        rows = licensing.rows(self.knowledge)
+        datasets = {terms.name: terms for row in rows for terms in row.data}
+        return _template("licensing.md.j2").render(
+            self._common("../") | {
+                "rows": rows, "uses": licensing.all_uses(self.knowledge),
+                "licences": licensing.licence_terms(self.knowledge), "datasets": [datasets[name] for name in sorted(datasets)],
+            }
+        )  # fmt: skip
 
     def compare(self) -> str:
         models = [

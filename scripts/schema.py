@@ -290,6 +290,25 @@ class Stated(Model):
     source: Cite | None = None
 
 
+class Release(Model):
+    """Weights and code as someone distributes them: the authors, or a library."""
+
+    name: Line
+    """Who distributes what: official, or timm."""
+    variants: tuple[Slug, ...] = ()
+    """The variants that it holds; none for all of them."""
+    code: Line
+    """SPDX id of the code that runs it."""
+    weights: Line
+    """SPDX id of the weights; none where none are distributed."""
+    data: tuple[Name, ...] = ()
+    """What the weights were trained on, by the names under `datasets` in _licences.yml."""
+    packages: tuple[Name, ...] = ()
+    """What has to be installed to run it, by the names under `packages` in _licences.yml."""
+    source: Cite
+    """Where the licences are stated."""
+
+
 class Licences(Model):
     """SPDX ids, code and weights apart."""
 
@@ -301,6 +320,19 @@ class Licences(Model):
     """What a practitioner must know before shipping it."""
     source: Cite
     """Where the licences are stated."""
+    releases: tuple[Release, ...] = ()
+    """The ways to get it, for the page of licences; those of different terms or training data apart."""
+
+
+class LeastData(Model):
+    """The smallest labelled training set with which a source reports a useful result; 0 where none is needed."""
+
+    images: Annotated[int, Field(ge=0)]
+    """Images, clips or graphs with labels, used to train or adapt it: 30."""
+    what: Line
+    """What came of it, without figures: better than sliding windows on cell outlines."""
+    source: Cite
+    """Where that is reported."""
 
 
 class Reference(Model):
@@ -365,6 +397,8 @@ class Card(Model):
     avoid_when: tuple[Advice, ...] = Field(min_length=1)
     builds_on: tuple[Relation, ...] = ()
     succeeded_by: tuple[Relation, ...] = ()
+    least_data: LeastData | None = None
+    """How few labelled images are known to be enough, for the page Choose."""
     licences: Licences
     tables: dict[Slug, Table] = Field(default_factory=dict)
     """Id -> a place that numbers come from."""

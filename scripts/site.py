@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from scripts import cells, comparison, counts, exports, pages, runs
+from scripts import cells, choice, comparison, counts, exports, pages, runs
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
@@ -88,11 +88,8 @@ def render(project: Project, knowledge: Knowledge) -> int:
     """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
-    texts = (
-        pages.render(knowledge, examples, repository(project))
-        | exports.render(knowledge)
-        | comparison.render(knowledge)
-    )
+    texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
+    texts |= comparison.render(knowledge) | choice.render(knowledge)
     written = {path: text.encode() for path, text in texts.items()}
     written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
     changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))

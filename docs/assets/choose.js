@@ -1,0 +1,92 @@
+// The page Choose: evaluates the rules of model_cards/_choose.yml over the facts of the models, both in api/choose.json.
+// The answers stand in the address, so that a choice can be shared.
+"use strict";
+(async () => {
+  const form = document.getElementById("choose");
+  const { questions, models } = await (await fetch(form.dataset.source)).json();
+  const params = new URLSearchParams(location.search);
+  document.querySelectorAll(".with-script").forEach((part) => { part.hidden = false; });
+
+  const make = (tag, text = "", attributes = {}) => {
+    const made = document.createElement(tag);
+    made.textContent = text;
+    Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
+    return made;
+  };
+  const round = (value) => Number(value.toPrecision(3));
+
+  function told(fact, answer) {
+    if (Array.isArray(fact)) return fact.join(", ");
+    if (typeof fact === "object") return { terms: "they set terms", unclear: "what they say is unclear", no: "they exclude it" }[fact[answer]];
+    return String(round(fact));
+  }
+
+  // Why an answer leaves a model out; "" where it does not.
+  function objection(question, answer, answers, model) {
+    const { fact: name, test, any, of } = question.rule;
+    let fact = model[name];
+    if (of !== undefined) {
+      if (!answers[of]) return ""; // a time says nothing without the device
+      fact = fact[answers[of]];
+    }
+    if (fact === null || fact === undefined) return question.unknown;
+    const passes = {
+      contains: () => (any ?? [answer]).some((each) => fact.includes(each)),
+      at_most: () => fact <= Number(answer),
+      allows: () => fact[answer] === "yes",
+    }[test]();
+    return passes ? "" : question.because.replace("{answer}", answer).replace("{fact}", told(fact, answer));
+  }
+
+  function choose(answers) {
+    return models.map((model) => {
+      const asked = questions.filter((question) => question.rule && answers[question.id]);
+      return { model, reasons: asked.map((question) => objection(question, answers[question.id], answers, model)).filter(Boolean) };
+    });
+  }
+
+  const controls = questions.map((question) => {
+    const label = make("label");
+    const control = question.options ? make("select", "", { name: question.id })
+      : make("input", "", { name: question.id, type: "number", min: "0", step: "any", inputmode: "decimal" });
+    if (question.options) control.append(make("option", "does not matter", { value: "" }), ...question.options.map((each) => make("option", each, { value: each })));
+    control.value = params.get(question.id) ?? "";
+    label.append(make("span", `${question.ask}${question.rule?.test === "at_most" ? ", at most" : ""}${question.unit ? ` (${question.unit})` : ""}`.replace("have, at most", "have")), control);
+    form.append(label);
+    return control;
+  });
+  const clear = make("button", "Start again", { type: "reset" });
+  form.append(clear);
+
+  const link = (model) => make("a", model.name, { href: `../models/${model.slug}/` });
+
+  function update() {
+    const answers = Object.fromEntries(controls.map((control) => [control.name, control.value]).filter(([, value]) => value !== ""));
+    const query = new URLSearchParams(answers).toString();
+    history.replaceState(null, "", query ? `?${query}` : location.pathname);
+    const judged = choose(answers);
+    const fits = judged.filter(({ reasons }) => !reasons.length);
+    const out = judged.filter(({ reasons }) => reasons.length);
+    document.getElementById("choose-count").textContent = `${fits.length} of ${models.length} models fit${fits.length === 1 ? "s" : ""}`;
+    document.getElementById("choose-fits").replaceChildren(...fits.map(({ model }) => {
+      const item = make("li", "", { "data-slug": model.slug });
+      item.append(link(model), `: ${model.purpose}`);
+      return item;
+    }));
+    const side = document.getElementById("choose-compare");
+    side.hidden = fits.length < 2;
+    side.href = `../compare/?m=${fits.slice(0, 4).map(({ model }) => model.slug).join(",")}`;
+    side.textContent = fits.length > 4 ? "Compare the first four" : "Compare them";
+    document.getElementById("choose-out").replaceChildren(...out.map(({ model, reasons }) => {
+      const item = make("li", "", { "data-slug": model.slug });
+      item.append(link(model), `: ${reasons.join("; ")}.`);
+      return item;
+    }));
+    document.getElementById("choose-left").hidden = !out.length;
+  }
+  form.addEventListener("input", update);
+  form.addEventListener("reset", () => setTimeout(update));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  update();
+  form.dataset.ready = "yes";
+})();
