@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from scripts import choice, detectors, licensing, lineage, prose
+from scripts import charts, choice, detectors, licensing, lineage, prose
 from scripts.bibtex import bibtex
 from scripts.cards import Library
 from scripts.cells import Cell
@@ -76,6 +76,7 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
     pages["notes/index.md"] = site.notes()
+    pages["charts/index.md"] = site.charts()
     pages["choose/index.md"] = site.choose()
     pages["compare/index.md"] = site.compare()
     pages["evidence/index.md"] = site.evidence()
@@ -194,6 +195,9 @@ class _Site:
         notes = self.knowledge.library.vocabulary.get("notes", [])
         views = [{"line": note["line"], "places": [self._place(place) for place in note["places"]]} for note in notes]
         return _template("notes.md.j2").render(self._common("../") | {"notes": views})
+
+    def charts(self) -> str:
+        return _template("charts.md.j2").render(self._common("../") | {"charts": charts.charts(self.knowledge)})
 
     def choose(self) -> str:
         models = [choice.facts(card, self.knowledge) | {"least_data": card.least_data} for card in self.knowledge.cards]

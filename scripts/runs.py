@@ -113,10 +113,14 @@ def digest(project: Project, slug: str, preset: str, device: str) -> str:
 
 
 def pins(project: Project) -> list[str]:
-    """The pinned packages that examples run with: the lines of requirements-run.txt without comments."""
-    path = project.root / "requirements-run.txt"
+    """The pinned packages that examples run with: of requirements-run.txt what checking and rendering do not need."""
+    pages, run = (_pinned(project.root / name) for name in ("requirements.txt", "requirements-run.txt"))
+    return sorted(run - pages)
+
+
+def _pinned(path: Path) -> set[str]:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    return sorted(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}
 
 
 def target(project: Project, slug: str, preset: str, device: str) -> Target:

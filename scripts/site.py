@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scripts import cells, choice, comparison, counts, exports, pages, runs
+from scripts import cells, charts, choice, comparison, counts, exports, pages, runs
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
@@ -90,7 +92,7 @@ def render(project: Project, knowledge: Knowledge) -> int:
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
     texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
     texts |= comparison.render(knowledge) | choice.render(knowledge)
-    written = {path: text.encode() for path, text in texts.items()}
+    written = {path: text.encode() for path, text in texts.items()} | _drawn_charts(project, knowledge)
     written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
     changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))
     changed += _write_notebooks(project, scripts)
@@ -112,6 +114,43 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
         for figure in run.record["figures"]
         for scheme in ("light", "dark")
     }
+
+
+def _drawn_charts(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
+    """The files of the charts by path below docs/: a picture for each scheme, the data, and the library to explore it."""
+    made = charts.charts(knowledge)
+    files = {f"charts/{chart.name}.json": charts.explorable(chart).encode() for chart in made}
+    for chart in made:
+        for scheme in charts.SCHEMES:
+            specification = charts.specification(chart, scheme)
+            files[f"charts/{chart.name}.{scheme}.svg"] = _cached(
+                project, json.dumps(specification, sort_keys=True), "svg", functools.partial(_svg, specification)
+            )
+    if made:
+        files["charts/vega.js"] = _cached(project, "bundle", "js", _bundle)
+    return files
+
+
+def _svg(specification: Mapping[str, Any]) -> str:
+    import vl_convert  # takes a moment to load, and is needed only for charts that changed
+
+    return str(vl_convert.vegalite_to_svg(dict(specification)))
+
+
+def _bundle() -> str:
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub asks for a snippet
+
+
+def _cached(project: Project, source: str, suffix: str, make: Callable[[], str]) -> bytes:
+    """What `make` returns, kept under the hash of its source and of the version of the library that draws."""
+    version = metadata.version("vl-convert-python")
+    name = hashlib.sha256(f"{version}\n{source}".encode()).hexdigest()[:16]
+    path = project.build / "charts" / f"{name}.{suffix}"
+    if not path.is_file():
+        write(path, make().encode())
+    return path.read_bytes()
 
 
 def _notebook_path(project: Project, slug: str) -> Path:
