@@ -151,6 +151,9 @@ class _Site:
             "intro": introduction(card),
             "hero": hero,
             "verdicts": _ordered(self.knowledge.verdicts(card.slug)),
+            "backed": _backed(self.knowledge.verdicts(card.slug)),
+            "parameters": _range(card, self.knowledge, "parameters"),
+            "least_parameters": min(_own_sizes(card, self.knowledge, "parameters"), default=""),
         }
 
     def tasks(self) -> str:
@@ -397,15 +400,24 @@ def _compared(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """What the page Compare says of a model beside its entry in the grid."""
     return {
         "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
-        "parameters": _range(card, knowledge, "parameters"), "macs": _range(card, knowledge, "macs"),
+        "macs": _range(card, knowledge, "macs"),
     }  # fmt: skip
 
 
 def _range(card: Card, knowledge: Knowledge, metric: str) -> str:
     """`22.1 M to 86.6 M`, over the published figures of a model's own variants."""
-    sizes = [size.quantity.value for key in _own(card) if (size := size_of(knowledge.library, card.slug, key, metric))]
+    sizes = _own_sizes(card, knowledge, metric)
     low, high = (si(f(sizes)) if sizes else "" for f in (min, max))
     return low if low == high else f"{low} to {high}"
+
+
+def _own_sizes(card: Card, knowledge: Knowledge, metric: str) -> list[float]:
+    return [size.quantity.value for key in _own(card) if (size := size_of(knowledge.library, card.slug, key, metric))]
+
+
+def _backed(verdicts: Mapping[Verdict, int]) -> float:
+    """The share of the claims that a run or a published figure supports."""
+    return sum(verdicts.get(v, 0) for v in (Verdict.BOTH, Verdict.SHOWN, Verdict.REPORTED)) / sum(verdicts.values())
 
 
 def _share(card: Card, knowledge: Knowledge) -> dict[str, Any]:
