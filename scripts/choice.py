@@ -44,6 +44,8 @@ def facts(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """What the rules look at. ``None``, or a missing device, where nothing is known."""
     numbers = list(own_numbers(card.slug, knowledge))
     sizes = [number.quantity.value for number in numbers if number.metric == "parameters"]
+    own = [variant for variant in card.variants.values() if not variant.for_comparison]
+    sizes = sizes or [counted.parameters for variant in own if (counted := knowledge.counted(variant))]
     latency: dict[str, float] = {}
     for number in numbers:
         device, one = number.conditions.hardware, number.conditions.batch == "1"

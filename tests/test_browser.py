@@ -1,6 +1,6 @@
 """The built site in a real headless Chromium: search, no foreign request, no accessibility violation, no overflow.
 
-The site is that of this project: its cards, pages and style, with the examples run in the smoke preset.
+The site is that of this project: its cards, pages, style and figures.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from axe_core_python.sync_playwright import Axe
 from conftest import ROOT
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from scripts import runs
+from scripts.project import Project
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATES = {
-    "home": "", "models": "models/", "model": "models/unet/", "model without an example": "models/yolov8/",
-    "tasks": "tasks/", "numbers": "numbers/", "examples": "examples/", "example": "examples/unet/",
-    "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
+    "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
+    "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/", "numbers": "numbers/",
+    "charts": "charts/", "detectors": "detectors/", "licensing": "licensing/", "evidence": "evidence/",
+    "examples": "examples/", "example": "examples/unet/", "glossary": "glossary/", "notes": "notes/",
+    "hand-written": "about/evidence/", "reference": "reference/lab/",
 }  # fmt: skip
 
 if CHROMIUM is None and os.environ.get("CI"):
@@ -36,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this project, built in a copy of it."""
+    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
     copy = tmp_path_factory.mktemp("project")
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
@@ -44,9 +51,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    for command in (["run", "--preset", "smoke"], ["build", "--preset", "smoke"]):
+    are_run = all(state.status == "ok" for state in runs.states(Project(ROOT), "quick", "cpu").values())
+    preset = "quick" if are_run else "smoke"
+    if are_run:
+        shutil.copytree(ROOT / "build/runs", copy / "build/runs")
+    for command in ("run", "build"):
         done = subprocess.run(
-            [sys.executable, "-m", "scripts", *command, "--device", "cpu"],
+            [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
             cwd=copy, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -168,3 +179,114 @@ def test_the_bibtex_of_a_model_can_be_copied(page: Page, address: str) -> None:
     page.locator("details.quote summary").click()
     assert page.locator("details.quote button.md-code__button, details.quote .md-clipboard").first.is_visible()
     assert "@inproceedings{ronneberger2015," in page.locator("details.quote code").inner_text()
+
+
+def names_in(page: Page, selector: str) -> set[str]:
+    return set(page.locator(f"{selector} li").evaluate_all("items => items.map(item => item.dataset.slug)"))
+
+
+CASES = yaml.safe_load((ROOT / "tests/choices.yml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["need"][:60])
+def test_a_choice_gives_the_shortlist_that_was_written_down(case: dict, page: Page, address: str) -> None:
+    page.goto(f"{address}choose/?{urllib.parse.urlencode(case['answers'])}")
+    page.locator("#choose[data-ready]").wait_for()
+    fits, out = names_in(page, "#choose-fits"), names_in(page, "#choose-out")
+    assert fits == set(case["fits"])
+    assert out.isdisjoint(fits)
+    assert len(fits | out) == page.locator("#facts ~ .scroll tbody tr").count()
+
+
+def test_each_model_left_out_is_told_why(page: Page, address: str) -> None:
+    page.goto(f"{address}choose/?task=video+classification&use=closed+product")
+    page.locator("#choose[data-ready]").wait_for()
+    assert "its licences do not plainly allow" in page.locator("#choose-out [data-slug=timesformer]").inner_text()
+    assert "is not made for video classification" in page.locator("#choose-out [data-slug=vit]").inner_text()
+
+
+def test_an_answer_changes_the_address_and_the_list(page: Page, address: str) -> None:
+    page.goto(f"{address}choose/")
+    page.locator("#choose[data-ready]").wait_for()
+    page.get_by_label("What shall it do?").select_option("graph learning")
+    assert names_in(page, "#choose-fits") == {"graph-transformer"}
+    assert "task=graph+learning" in page.url
+    page.get_by_role("button", name="Start again").click()
+    page.wait_for_function("document.querySelectorAll('#choose-out li').length === 0")
+
+
+def test_models_compared_stand_in_the_order_of_the_address(page: Page, address: str) -> None:
+    page.goto(f"{address}compare/?m=swin,vit", wait_until="networkidle")
+    heads = page.locator("#compare thead th:visible").all_inner_texts()
+    assert heads == ["Model", "Swin Transformer", "ViT"]
+
+
+def test_only_numbers_of_equal_conditions_are_ranked(page: Page, address: str) -> None:
+    page.goto(f"{address}compare/?m=detr,faster-rcnn,mask-rcnn")
+    page.locator("#compare-numbers table").wait_for()
+    unranked = page.locator("#compare-numbers tr", has_text="not ranked:")
+    assert unranked.count() > 0
+    assert unranked.locator("strong").count() == 0
+    assert page.locator("#compare-numbers td strong").count() > 0
+
+
+def test_what_models_share_is_folded_away(page: Page, address: str) -> None:
+    page.goto(f"{address}compare/?m=detr,mask-dino", wait_until="networkidle")
+    assert page.locator("#compare tr", has_text="Licence of the code").is_hidden()
+    page.locator("#compare-same summary").click()
+    assert "Apache-2.0" in page.locator("#compare-same").inner_text()
+
+
+def test_a_choice_of_models_can_be_made_by_keyboard(page: Page, address: str) -> None:
+    page.goto(f"{address}compare/?m=detr", wait_until="networkidle")
+    page.get_by_label("Second").focus()
+    page.keyboard.type("Swin")
+    page.keyboard.press("Tab")
+    page.wait_for_function("location.search.includes('swin')")
+    assert page.locator("#compare thead th:visible").all_inner_texts() == ["Model", "DETR", "Swin Transformer"]
+
+
+def test_without_script_every_model_is_in_the_comparison(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}compare/")
+    heads, purposes = page.locator("#compare thead th:visible"), page.locator("#compare tbody tr").nth(1).locator("td")
+    assert heads.count() - 1 == purposes.count() > 15
+    context.close()
+
+
+def test_a_table_is_filtered_and_sorted_as_the_address_says(page: Page, address: str) -> None:
+    page.goto(f"{address}models/?task=object+detection&sort=-year")
+    page.locator(".browse-controls").wait_for()
+    years = page.locator("table.browse tbody tr:visible td:nth-child(4)").all_inner_texts()
+    assert len(years) > 5
+    assert years == sorted(years, reverse=True)
+    assert all("object detection" in row for row in page.locator("table.browse tbody tr:visible").all_inner_texts())
+
+
+def test_typing_into_a_table_filter_leaves_the_matching_rows(page: Page, address: str) -> None:
+    page.goto(f"{address}evidence/")
+    page.get_by_label("Contains").fill("non-maximum")
+    shown = page.locator("table.browse tbody tr:visible").all_inner_texts()
+    assert shown
+    assert all("non-maximum" in text.lower() for text in shown)
+    assert page.locator(".browse-count").inner_text().startswith(f"{len(shown)} of ")
+
+
+def test_a_chart_can_be_explored_without_a_foreign_request(page: Page, address: str) -> None:
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{address}charts/")
+    assert not [url for url in requests if url.endswith("vega.js")], "the library is fetched before it is asked for"
+    page.locator(".chart-explore").first.click()
+    page.locator(".chart-live svg").first.wait_for(timeout=20_000)
+    assert all(url.startswith((address, "data:", "blob:")) for url in requests)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, page: Page, address: str) -> None:
+    bodies: dict[str, int] = {}
+    page.on("response", lambda response: bodies.setdefault(response.url, len(response.body())))
+    page.goto(address + TEMPLATES[template], wait_until="networkidle")
+    weight = {url: size for url, size in bodies.items() if "/figures/" not in url and not url.endswith(".svg")}
+    assert sum(weight.values()) <= 500_000, weight
