@@ -26,7 +26,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Row:
-    """One release of a model; `uses` is the verdict of all of it."""
+    """One release of a model; `uses` is the verdict on its code, weights and packages.
+
+    Whether terms of the training data bind the weights is not settled, so they do not decide, but cast a `doubt`.
+    """
 
     card: Card
     release: Release
@@ -36,6 +39,11 @@ class Row:
     uses: Mapping[str, str]
     reasons: Mapping[str, str]
     """By use, what decided a verdict that is not yes."""
+
+    @property
+    def doubt(self) -> tuple[str, ...]:
+        """Names of the training data whose terms do not plainly allow every use."""
+        return tuple(each.name for each in self.data if set(each.uses.values()) != {"yes"})
 
 
 def all_uses(knowledge: Knowledge) -> list[str]:
@@ -72,8 +80,6 @@ def _row(card: Card, release: Release, knowledge: Knowledge) -> Row:
     data = tuple(_named("datasets", name, knowledge) for name in release.data)
     packages = tuple(_named("packages", name, knowledge) for name in release.packages)
     parts = [("code", code), ("weights", weights), *(("package", each) for each in packages)]
-    # Whether terms of the training data bind the weights is not settled: more than a doubt they cannot cause here.
-    parts += [("training data", _softened(each)) for each in data]
     verdicts, reasons = {}, {}
     for use in all_uses(knowledge):
         kind, worst = max(parts, key=lambda part: ORDER.index(part[1].uses[use]))
@@ -82,11 +88,6 @@ def _row(card: Card, release: Release, knowledge: Knowledge) -> Row:
             reasons[use] = f"{kind} {worst.name}: {worst.because}"
     names = tuple(card.variants[key].name for key in release.variants if key in card.variants)
     return Row(card, release, names, data, packages, verdicts, reasons)
-
-
-def _softened(terms: Terms) -> Terms:
-    doubt = {use: "unclear" if verdict != "yes" else "yes" for use, verdict in terms.uses.items()}
-    return Terms(terms.name, terms.licence, doubt, terms.because, terms.url)
 
 
 def _named(kind: str, name: str, knowledge: Knowledge) -> Terms:

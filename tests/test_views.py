@@ -118,9 +118,8 @@ def test_terms_of_training_data_cast_a_doubt_but_no_ban(knowledge: Knowledge) ->
     relicensed = card.model_copy(update={"licences": card.licences.model_copy(update={"releases": (release,)})})
     library = replace(knowledge.library, cards={"detr": relicensed}, vocabulary=words)
     (row,) = licensing.rows(Knowledge(library, {}, {}))
-    assert row.uses["closed product"] == "unclear"
-    assert row.reasons["closed product"].startswith("training data Secret")
-    assert row.uses["research"] == "yes"
+    assert row.doubt == ("Secret",)
+    assert row.uses["closed product"] == "yes"
 
 
 def test_a_licence_without_a_verdict_is_unclear(knowledge: Knowledge) -> None:
