@@ -82,13 +82,13 @@ def count(key: str) -> Counted:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from scripts.architectures import build, input_shape
+    from scripts.architectures import build, inputs
 
     name, _, size_text = key.partition(" @ ")
     size = tuple(int(part) for part in size_text.split(" x "))
     with torch.device("meta"):
         model = build(name, size).requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(input_shape(name, size)))
+            model(*inputs(name, size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Counted(float(parameters), counter.get_total_flops() / 2, size_text)
