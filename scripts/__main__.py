@@ -56,8 +56,8 @@ def run(project: Project, options: argparse.Namespace) -> int:
 
 
 def count(project: Project) -> int:
-    """Count what has not been counted yet; 1 if something could not be."""
-    from scripts import counts
+    """Count what has not been counted yet, and study what has not been studied; 1 if something could not be."""
+    from scripts import counts, studies
 
     library, _ = site.checked_library(project, {})
     keys = counts.missing(project, library)
@@ -67,7 +67,10 @@ def count(project: Project) -> int:
     _, errors = counts.read(project)
     for key, error in errors.items():
         print(f"cannot count {key}: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    failed = studies.write_missing(project, library)
+    for name, error in failed.items():
+        print(f"{name}: {error}", file=sys.stderr)
+    return 1 if errors or failed else 0
 
 
 def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge | None:

@@ -26,7 +26,7 @@ from scripts.architectures import (
 
 Size = tuple[int, ...]
 
-OURS: Mapping[str, Callable[[], nn.Module]] = {
+OURS: Mapping[str, Callable[..., nn.Module]] = {
     "unet_2015": unet.ValidUNet,
     **{f"yolov8-{scale}": partial(yolov8.YOLOv8, scale) for scale in yolov8.SCALES},
     **{f"yolov8-{scale}-seg": partial(yolov8.YOLOv8, scale, masks=True) for scale in yolov8.SCALES},
@@ -36,6 +36,7 @@ OURS: Mapping[str, Callable[[], nn.Module]] = {
     "centernet-104": centernet.CenterNet,
     "centernet-52": partial(centernet.CenterNet, stacks=1),
     "graph_transformer": graph_transformer.GraphTransformer,
+    "graph_transformer-full": graph_transformer.GraphTransformer,
     "graph_transformer-no-positions": partial(graph_transformer.GraphTransformer, positions=False),
     "graph_transformer-layer-norm": partial(graph_transformer.GraphTransformer, norm=nn.LayerNorm),
     "mask_dino-r50": mask_dino.MaskDINO,
@@ -51,6 +52,8 @@ FRAMES_FIRST = ("transformers/timesformer-",)
 """Models of video that take (B, T, C, H, W); other volumes are (B, C, D, H, W)."""
 GRAPHS = ("ours/graph_transformer",)
 """Models of graphs, whose size is (nodes, directed edges)."""
+PROMPTS = ("transformers/sam-decoder",)
+"""Decoders of prompts, whose size is (prompts, points of each)."""
 PARTIAL: Mapping[str, str] = {
     "torchvision/fasterrcnn": "1,000 proposals; without RoIAlign and non-maximum suppression",
     "torchvision/maskrcnn": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
@@ -59,17 +62,20 @@ PARTIAL: Mapping[str, str] = {
     "torchvision/ssd": "without non-maximum suppression",
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
+    "transformers/sam-decoder": "prompts and masks, given the encoded image",
     "transformers/sam": "the image encoder, once per image",
 }
 """What of a model runs here, where it is not all, by the beginning of its name."""
 
 
-def build(name: str, size: Size) -> nn.Module:
+def build(name: str, size: Size, **changes: int) -> nn.Module:
     """The architecture `library/model` for inputs of `size`, in evaluation mode, on the device in context.
 
     Args:
         name: for example `timm/vit_base_patch16_224`.
-        size: (H, W), (T, H, W) of a video, (D, H, W) of a volume, or (N, E) nodes and edges of a graph.
+        size: (H, W), (T, H, W) of a video, (D, H, W) of a volume, (N, E) nodes and edges of a graph, or (P, K) prompts of
+            K points each.
+        changes: what differs from the published configuration, such as the number of queries.
 
     Raises:
         LookupError: there is no such library, or it has no such model; the message names those there are.
@@ -77,7 +83,7 @@ def build(name: str, size: Size) -> nn.Module:
     library, _, model = name.partition("/")
     if library not in BUILDERS:
         raise LookupError(f"{name}: no library {library!r}; there are {', '.join(BUILDERS)}")
-    return BUILDERS[library](model, size).eval()
+    return BUILDERS[library](model, size, **changes).eval()
 
 
 def input_shape(name: str, size: Size, batch: int = 1) -> Size:
@@ -88,6 +94,8 @@ def input_shape(name: str, size: Size, batch: int = 1) -> Size:
 
 def inputs(name: str, size: Size, batch: int = 1) -> tuple[Tensor, ...]:
     """What the model takes, at random, on the device in context; a batch of graphs is one graph of several parts."""
+    if name.startswith(PROMPTS):
+        return torch.rand(batch, 256, 64, 64), 1024 * torch.rand(batch, *size, 2)
     if not name.startswith(GRAPHS):
         return (torch.rand(input_shape(name, size, batch)),)
     nodes, edges = (batch * n for n in size)
@@ -101,11 +109,11 @@ def part(name: str) -> str:
     return next((text for start, text in PARTIAL.items() if name.startswith(start)), "")
 
 
-def _ours(model: str, size: Size) -> nn.Module:
-    return libraries.known(OURS, "ours", model)()
+def _ours(model: str, size: Size, **changes: int) -> nn.Module:
+    return libraries.known(OURS, "ours", model)(**changes)
 
 
-BUILDERS: Mapping[str, Callable[[str, Size], nn.Module]] = {
+BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "timm": libraries.from_timm,
     "torchvision": libraries.from_torchvision,
     "transformers": libraries.from_transformers,

@@ -105,9 +105,9 @@ class FixedBoxes(nn.Module):
                 getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(features))
 
 
-def from_transformers(model: str, size: Size) -> nn.Module:
-    """A model of transformers, in a published configuration."""
-    return known(TRANSFORMERS, "transformers", model)(size)
+def from_transformers(model: str, size: Size, **changes: int) -> nn.Module:
+    """A model of transformers, in a published configuration but for the changes."""
+    return known(TRANSFORMERS, "transformers", model)(size=size, **changes)
 
 
 class UnpaddedDETR(nn.Module):
@@ -135,6 +135,26 @@ class UnpaddedDETR(nn.Module):
         return self.detr.class_labels_classifier(decoded), self.detr.bbox_predictor(decoded).sigmoid()
 
 
+class PromptDecoder(nn.Module):
+    """SAM without its image encoder: what runs for every prompt."""
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.sam = sam
+        self.sam.vision_encoder = None
+
+    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+        """(B, 256, H, W) features and (B, P, K, 2) points in pixels to (B, P, 3, 4 H, 4 W) masks."""
+        labels = points.new_ones(points.shape[:3], dtype=torch.int)
+        sparse, dense = self.sam.prompt_encoder(points, labels, None, None)
+        positions = self.sam.get_image_wide_positional_embeddings().expand_as(features)
+        masks: Tensor = self.sam.mask_decoder(
+            image_embeddings=features, image_positional_embeddings=positions, sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense, multimask_output=True,
+        )[0]  # fmt: skip
+        return masks
+
+
 class ImageEncoder(nn.Module):
     """SAM, of which the image encoder runs, once per image; prompts and masks cost little beside it."""
 
@@ -158,7 +178,7 @@ def _detr(backbone: str, dilation: bool, size: Size, **changes: int) -> nn.Modul
     return UnpaddedDETR(DetrForObjectDetection(config))
 
 
-def _vit_lora(rank: int, size: Size) -> nn.Module:
+def _vit_lora(size: Size, rank: int = 16) -> nn.Module:
     """ViT-B/16 with 101 classes and an update beside the query and value projections, as in PEFT's example."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -189,7 +209,13 @@ def _sam(width: int, layers: int, heads: int, size: Size) -> nn.Module:
     return ImageEncoder(SamModel(SamConfig(vision_config=vision)))
 
 
-TRANSFORMERS: Mapping[str, Callable[[Size], nn.Module]] = {
+def _sam_decoder(size: Size) -> nn.Module:
+    from transformers import SamConfig, SamModel
+
+    return PromptDecoder(SamModel(SamConfig()))
+
+
+TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),
@@ -198,7 +224,8 @@ TRANSFORMERS: Mapping[str, Callable[[Size], nn.Module]] = {
     "timesformer-base": partial(_timesformer, "divided_space_time"),
     "timesformer-space-only": partial(_timesformer, "space_only"),
     "timesformer-joint": partial(_timesformer, "joint_space_time"),
-    "vit-base-lora-16": partial(_vit_lora, 16),
+    "vit-base-lora-16": _vit_lora,
+    "sam-decoder": _sam_decoder,
     "sam-vit-base": partial(_sam, 768, 12, 12),
     "sam-vit-large": partial(_sam, 1024, 24, 16),
     "sam-vit-huge": partial(_sam, 1280, 32, 16),
