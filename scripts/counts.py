@@ -8,13 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scripts.cards import Library
-from scripts.knowledge import Counted
 from scripts.project import Project
 from scripts.runs import pins
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted from a built architecture."""
+
+    parameters: float
+    macs: float
+    input: str
 
 
 def digest(project: Project) -> str:

@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.cards import Library
+from scripts.counts import Counted
 from scripts.evidence import Judged, Verdict, judge
 from scripts.numbers import Published, index, published
+from scripts.latency import Latency
 from scripts.runs import Run
 from scripts.schema import Card, Conditions, Reference, Row, Variant
+from scripts.studies import Studies
 
 SIZE_METRICS = ("parameters", "macs", "flops")
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What was counted from a built architecture."""
-
-    parameters: float
-    macs: float
-    input: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,8 @@ class Knowledge:
     runs: Mapping[str, Run]
     counts: Mapping[str, Counted]
     generated: Mapping[str, str] = field(default_factory=dict)
+    studies: Studies = field(default_factory=Studies)
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def cards(self) -> list[Card]:
@@ -78,6 +74,11 @@ class Knowledge:
     def counted(self, variant: Variant) -> Counted | None:
         count = variant.count
         return self.counts.get(f"{count.build} @ {count.input}") if count else None
+
+    def latency(self, variant: Variant) -> list[Latency]:
+        """What was timed of a variant, at any input, device by device."""
+        count = variant.count
+        return [latency for latency in self.latencies if count and latency.build == count.build]
 
 
 def introduction(card: Card) -> Reference:

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from scripts import cells, counts, exports, pages, runs
+from scripts import cells, counts, exports, latency, pages, runs, studies
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
 
-GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "notes", "api", "index.md")
+GENERATED = ("models", "examples", "figures", "tasks", "numbers", "scaling", "glossary", "notes", "api", "index.md")
 """What `render` writes below docs/; everything else there is written by hand."""
 
 
@@ -39,7 +39,8 @@ def checked_library(project: Project, states: Mapping[str, runs.Run]) -> tuple[L
     """
     library, problems = load_library(project.cards, project.root)
     results = {slug: run.results for slug, run in states.items() if run.status == "ok"}
-    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results)
+    counted, _ = counts.read(project)
+    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results, counted)
     return library, sorted(problems)
 
 
@@ -55,7 +56,8 @@ def gather(project: Project, queued: bool = False, preset: str | None = None, de
     if errors:
         raise BrokenCardsError(problems)
     counted, _ = counts.read(project)
-    return Knowledge(library, states, counted, _generated(project))
+    studied, records = studies.read(project, library), latency.read_all(project)
+    return Knowledge(library, states, counted, _generated(project), studied, records)
 
 
 def _generated(project: Project) -> dict[str, str]:
@@ -107,7 +109,7 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
         if run.record and run.folder
         for figure in run.record["figures"]
         for scheme in ("light", "dark")
-    }
+    } | dict(knowledge.studies.files)
 
 
 def _notebook_path(project: Project, slug: str) -> Path:
