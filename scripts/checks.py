@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from scripts import prose
 from scripts.cards import Library, Path_, Problem, Source, nearest
+from scripts.counts import Counted
 from scripts.evidence import Results, check_reported, check_shown
-from scripts.knowledge import SIZE_METRICS, Counted, difference, size_of
+from scripts.knowledge import SIZE_METRICS, difference, size_of
 from scripts.numbers import BrokenCardError, find, si
 from scripts.schema import Conditions, Reported, Variant
 
@@ -116,7 +117,9 @@ def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) ->
         where = ("variants", key, "count")
         if variant.count.differs and not gaps:
             published = any(size_of(library, slug, key, metric) for metric in SIZE_METRICS)
-            why = f"the count is within {COUNT_TOLERANCE:.0%} of the published figures" if published else "there is none"
+            why = (
+                f"the count is within {COUNT_TOLERANCE:.0%} of the published figures" if published else "there is none"
+            )
             message = f"{variant.name}: `differs` explains no difference, {why}; remove it"
             yield source.problem((*where, "differs"), message, "warning")
         elif not variant.count.differs:

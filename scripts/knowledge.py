@@ -11,10 +11,10 @@ from typing import Any
 from scripts.cards import Library
 from scripts.counts import Counted
 from scripts.evidence import Judged, Verdict, judge
-from scripts.numbers import Published, index, published
 from scripts.latency import Latency
+from scripts.numbers import Published, compared, differences, index, published
 from scripts.runs import Run
-from scripts.schema import Card, Conditions, Reference, Row, Variant
+from scripts.schema import Card, Reference, Row, Variant
 from scripts.studies import Studies
 
 SIZE_METRICS = ("parameters", "macs", "flops")
@@ -148,22 +148,29 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
             if words.get("kind") == "quality" and number.conditions.dataset:
                 key = (number.conditions.dataset, number.conditions.split or "", number.metric)
                 groups.setdefault(key, []).append(number)
-    found = [Benchmark(*key, _rankings(numbers, metrics[key[2]])) for key, numbers in sorted(groups.items())]
+    found = [Benchmark(*key, _rankings(numbers, metrics)) for key, numbers in sorted(groups.items())]
     shared = [benchmark for benchmark in found if len(benchmark.cards) > 1]
     return sorted(shared, key=lambda benchmark: -len(benchmark.cards))
 
 
-def _rankings(numbers: list[Published], metric: Mapping[str, Any]) -> tuple[Ranking, ...]:
-    sign = -1 if metric.get("better") == "higher" else 1
-    groups: dict[tuple[tuple[str, str], ...], list[Published]] = {}
+def _rankings(numbers: list[Published], metrics: Mapping[str, Any]) -> tuple[Ranking, ...]:
+    """Groups of numbers between which `numbers.differences` finds nothing, best first."""
+    sign = -1 if metrics[numbers[0].metric].get("better") == "higher" else 1
+    groups: list[list[Published]] = []
     for number in numbers:
-        groups.setdefault(_conditions_key(number.conditions), []).append(number)
+        group = next((g for g in groups if not any(differences(g[0], number, metrics))), None)
+        if group is None:
+            groups.append([number])
+        else:
+            group.append(number)
     ranked = [
-        Ranking(key, tuple(sorted(group, key=lambda n: sign * n.quantity.value))) for key, group in groups.items()
+        Ranking(_given(group[0], metrics), tuple(sorted(group, key=lambda n: sign * n.quantity.value)))
+        for group in groups
     ]
     return tuple(sorted(ranked, key=lambda ranking: sign * ranking.numbers[0].quantity.value))
 
 
-def _conditions_key(conditions: Conditions) -> tuple[tuple[str, str], ...]:
-    named = conditions.model_dump(exclude_none=True, exclude={"dataset", "split"})
-    return tuple(sorted(named.items()))
+def _given(number: Published, metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The conditions that matter to a number, but for its dataset and split."""
+    given = number.conditions.model_dump(exclude_none=True, exclude={"dataset", "split"})
+    return tuple((name, given[name]) for name in compared(number.metric, metrics) if name in given)

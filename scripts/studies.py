@@ -93,7 +93,9 @@ def read(project: Project, library: Library) -> Studies:
     measured = tuple(
         Measured(s, {w: tuple(scaling["costs"][s.id][w]) for w in LABELS}) for s in sweeps if s.id in scaling["costs"]
     )
-    return Studies(anatomies, measured, tuple(scaling["figures"]), files | _files("scaling", folder, scaling["figures"]))
+    return Studies(
+        anatomies, measured, tuple(scaling["figures"]), files | _files("scaling", folder, scaling["figures"])
+    )
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

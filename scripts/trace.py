@@ -34,11 +34,11 @@ class Cost:
     """Activations that autograd keeps for the backward pass, in single precision, each storage once."""
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the MACs of the operators that run inside it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0.0
         self.token_macs = 0.0
 
@@ -151,8 +151,8 @@ def cost_of(model: nn.Module, arguments: tuple[Any, ...]) -> Cost:
             kept[tensor.untyped_storage()._cdata] = tensor  # held, so that no other storage gets its address
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with _Counter() as counter:
-            model.requires_grad_(True)(*arguments)
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.device("meta"), saving, _Counter() as counter:
+        model.requires_grad_(True)(*arguments)
     saved = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return Cost(counter.macs, counter.token_macs, float(saved))

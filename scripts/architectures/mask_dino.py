@@ -7,6 +7,8 @@ of the count by torch, about a hundredth of the whole.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,8 @@ class MaskDINO(nn.Module):
             x = stage(x)
             maps.append(x)
         tokens, shapes = self._encoded(maps)
-        finest = tokens[:, : shapes[0][0] * shapes[0][1]].transpose(1, 2).unflatten(2, shapes[0])  # -> (B, D, H, W)
+        height, width = shapes[0]
+        finest = tokens[:, : height * width].transpose(1, 2).reshape(len(tokens), WIDTH, height, width)
         lateral = self.lateral(fine)
         upsampled = nn.functional.interpolate(finest, size=lateral.shape[2:], mode="bilinear")
         pixels = self.mask_features(self.smooth(lateral + upsampled).relu())
@@ -72,9 +75,7 @@ class MaskDINO(nn.Module):
             tokens = layer(tokens, points, shapes)
         return tokens, shapes
 
-    def _decoded(
-        self, tokens: Tensor, shapes: list[tuple[int, int]], pixels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoded(self, tokens: Tensor, shapes: list[tuple[int, int]], pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         proposals = self.propose(tokens)
         best = self.classify(proposals).amax(-1).topk(self.queries, dim=1).indices.unsqueeze(-1)  # (B, N, 1)
         boxes = self.box(proposals).gather(1, best.expand(-1, -1, 4)).sigmoid()
@@ -116,7 +117,8 @@ class DeformableAttention(nn.Module):
             size = torch.tensor([width, height], dtype=queries.dtype, device=queries.device)
             grid = 2 * (points[:, :, None, None] + offsets[:, :, :, level] / size) - 1  # (B, N, heads, P, 2)
             grid = grid.transpose(1, 2).flatten(0, 1)  # -> (B * heads, N, P, 2)
-            read = nn.functional.grid_sample(image, grid, align_corners=False).unflatten(0, (batch, HEADS))
+            read = nn.functional.grid_sample(image, grid, align_corners=False)  # (B * heads, D', N, P)
+            read = read.view(batch, HEADS, -1, count, POINTS)
             total = total + (read * weights[:, :, :, level].transpose(1, 2).unsqueeze(2)).sum(-1)
         mixed: Tensor = self.out(total.flatten(1, 2).transpose(1, 2))  # (B, heads, D', N) -> (B, N, D)
         return mixed
@@ -168,7 +170,7 @@ def _feed_forward(hidden: int) -> nn.Sequential:
 
 def _mlp(in_features: int, out_features: int, layers: int) -> nn.Sequential:
     widths = [in_features, *[WIDTH] * (layers - 1), out_features]
-    parts = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+    parts = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*parts[:-1])
 
 
