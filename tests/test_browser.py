@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "model without an example": "models/yolov8/",
-    "tasks": "tasks/", "numbers": "numbers/", "examples": "examples/", "example": "examples/unet/",
+    "tasks": "tasks/", "numbers": "numbers/", "scaling": "scaling/", "examples": "examples/", "example": "examples/unet/",
     "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
 }  # fmt: skip
 
@@ -44,6 +44,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
+    for name in ("counts.json", "anatomy", "scaling"):  # where they were made, they are on the pages
+        made = ROOT / "build" / name
+        if made.exists():
+            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
     for command in (["run", "--preset", "smoke"], ["build", "--preset", "smoke"]):
         done = subprocess.run(
             [sys.executable, "-m", "scripts", *command, "--device", "cpu"],
@@ -51,6 +55,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     return copy / "site"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
