@@ -5,7 +5,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: site serve preview figures check test lint requirements clean
+.PHONY: site serve preview figures measure check test lint requirements clean
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
@@ -13,6 +13,9 @@ site: .venv/.run
 
 figures: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS)
+
+measure: .venv/.run # on an idle machine; OPTIONS="--device cuda --precision bf16"
+	@$(BIN)/python -m scripts measure $(OPTIONS)
 
 serve: .venv/.run
 	@$(BIN)/python -m scripts serve --jobs $(JOBS)
@@ -51,4 +54,4 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra run --extra test -o requirements-test.txt
 
 clean:
-	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,tasks}
+	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,scaling,tasks}

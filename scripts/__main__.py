@@ -56,8 +56,8 @@ def run(project: Project, options: argparse.Namespace) -> int:
 
 
 def count(project: Project) -> int:
-    """Count what has not been counted yet; 1 if something could not be."""
-    from scripts import counts
+    """Count what has not been counted yet, and study what has not been studied; 1 if something could not be."""
+    from scripts import counts, studies
 
     library, _ = site.checked_library(project, {})
     keys = counts.missing(project, library)
@@ -67,7 +67,10 @@ def count(project: Project) -> int:
     _, errors = counts.read(project)
     for key, error in errors.items():
         print(f"cannot count {key}: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    failed = studies.write_missing(project, library)
+    for name, error in failed.items():
+        print(f"{name}: {error}", file=sys.stderr)
+    return 1 if errors or failed else 0
 
 
 def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge | None:
@@ -139,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return execute.execute(project, options.slug, options.key)
         case "count":
             return count(project)
+        case "measure":
+            from scripts import measure
+
+            return measure.measure(project, site.checked_library(project, {})[0], options)
         case "render":
             return 0 if render(project, options) else 1
         case "build":
@@ -169,6 +176,16 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="run the examples that are out of date", parents=[which, jobs])
     running.add_argument("slugs", nargs="*", metavar="SLUG")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
+    timing = commands.add_parser("measure", help="time the counted architectures on this machine")
+    timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    timing.add_argument("--models", nargs="+", default=(), metavar="NAME", help="cards, or builds that begin so")
+    timing.add_argument("--input", metavar="SIZE", help="in the place of the sizes of the cards: 224x224")
+    timing.add_argument("--batch", type=int, default=1, metavar="N")
+    timing.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    timing.add_argument("--repeats", type=int, default=30, metavar="N", help="runs at most, after the warm-up")
+    timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
+    timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
+    timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")

@@ -13,10 +13,14 @@ from pydantic import BaseModel
 
 from scripts import prose
 from scripts.cards import Library, Path_, Problem, Source, nearest
+from scripts.counts import Counted
 from scripts.evidence import Results, check_reported, check_shown
-from scripts.numbers import BrokenCardError, find
-from scripts.schema import Conditions, Reported
+from scripts.knowledge import SIZE_METRICS, difference, size_of
+from scripts.numbers import BrokenCardError, find, si
+from scripts.schema import Conditions, Reported, Variant
 
+COUNT_TOLERANCE = 0.02
+"""A count may differ from the published figure by so much without a reason."""
 PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
 
 
@@ -25,7 +29,10 @@ Values = Sequence[tuple[Path_, Any]]
 
 
 def check_library(
-    library: Library, examples: Mapping[str, str], runs: Mapping[str, Results] | None = None
+    library: Library,
+    examples: Mapping[str, str],
+    runs: Mapping[str, Results] | None = None,
+    counts: Mapping[str, Counted] | None = None,
 ) -> list[Problem]:
     """Every problem of every card, sorted by place.
 
@@ -33,8 +40,10 @@ def check_library(
         library: the cards.
         examples: source text of each example by slug.
         runs: results of the runs there are, by slug; assertions over others are not checked.
+        counts: what was counted, by `build @ input`; other variants are not checked against their published figures.
     """
     found = [problem for slug in library.cards for problem in check_card(library, slug, examples, runs or {})]
+    found += [problem for slug in library.cards for problem in _check_counts(library, slug, counts or {})]
     return sorted([*found, *_check_notes(library), *_check_glossary(library)])
 
 
@@ -95,6 +104,47 @@ def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
             yield from _unknown(source, where, "table", table_id, card.tables)
             for metric in row.values:
                 yield from _unknown(source, (*where, metric), "metric", metric, words.get("metrics", {}))
+
+
+def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) -> Iterator[Problem]:
+    """A count that is far from the published figure needs a reason, and a reason needs such a difference."""
+    card, source = library.cards[slug], library.sources[slug]
+    for key, variant in card.variants.items():
+        counted = counts.get(f"{variant.count.build} @ {variant.count.input}") if variant.count else None
+        if counted is None or variant.count is None:
+            continue
+        gaps = list(_count_gaps(library, slug, key, counted))
+        where = ("variants", key, "count")
+        if variant.count.differs and not gaps:
+            published = any(size_of(library, slug, key, metric) for metric in SIZE_METRICS)
+            why = (
+                f"the count is within {COUNT_TOLERANCE:.0%} of the published figures" if published else "there is none"
+            )
+            message = f"{variant.name}: `differs` explains no difference, {why}; remove it"
+            yield source.problem((*where, "differs"), message, "warning")
+        elif not variant.count.differs:
+            yield from (source.problem(where, _gap_text(variant, gap)) for gap in gaps)
+
+
+def _count_gaps(library: Library, slug: str, key: str, counted: Counted) -> Iterator[str]:
+    for metric in ("parameters", "macs"):
+        published, found = size_of(library, slug, key, metric), getattr(counted, metric)
+        if published is None or abs(gap := difference(published.quantity.value, found)) <= COUNT_TOLERANCE:
+            continue
+        label = library.vocabulary.get("metrics", {}).get(metric, {}).get("label", metric)
+        at = f" at {published.conditions.input}" if metric == "macs" and published.conditions.input else ""
+        input_ = f" at {counted.input}" if metric == "macs" else ""
+        yield (
+            f"{label}: {si(found)} counted{input_}, {published.quantity.printed} published{at} ({published.where}), "
+            f"{gap:+.1%}"
+        )
+
+
+def _gap_text(variant: Variant, gap: str) -> str:
+    return (
+        f"{variant.name}: {gap}, more than {COUNT_TOLERANCE:.0%}; correct the figure, its input or `build`, "
+        "or say in `differs` why they are not the same"
+    )
 
 
 def _unknown(source: Source, where: Path_, kind: str, name: str, known: Any) -> Iterator[Problem]:

@@ -8,19 +8,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scripts.cards import Library
-from scripts.knowledge import Counted
 from scripts.project import Project
 from scripts.runs import pins
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted from a built architecture."""
+
+    parameters: float
+    macs: float
+    input: str
 
 
 def digest(project: Project) -> str:
     """Hash of all that a count depends on: our definitions and the pinned libraries."""
     total = hashlib.sha256("\n".join(pins(project)).encode())
-    for path in (Path(__file__), *sorted(Path(__file__).with_name("architectures").glob("*.py"))):
+    here = Path(__file__)
+    traced = [here.with_name(name) for name in ("trace.py", "anatomy.py", "scaling.py")]
+    for path in (here, *traced, *sorted(here.with_name("architectures").glob("*.py"))):
         total.update(path.name.encode())
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
@@ -44,19 +55,20 @@ def read(project: Project) -> tuple[dict[str, Counted], dict[str, str]]:
 
 
 def missing(project: Project, library: Library) -> list[str]:
-    """What has not been counted yet."""
-    counts, errors = read(project)
-    return [key for key in needed(library) if key not in counts and key not in errors]
+    """What has not been counted yet; what could not be counted is tried again."""
+    counts, _ = read(project)
+    return [key for key in needed(library) if key not in counts]
 
 
 def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
     """Count these, beside those that are stored already; returns the errors by key."""
     counts, errors = read(project)
     for key in keys:
+        errors.pop(key, None)
         try:
             counts[key] = count(key)
         except Exception as error:  # a library may raise anything on a model that it cannot trace
-            errors[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+            errors[key] = first_line(error)
     stored: Mapping[str, Any] = {
         "digest": digest(project),
         "counts": {key: vars(value) for key, value in sorted(counts.items())},
@@ -69,26 +81,25 @@ def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
     return errors
 
 
-def count(key: str) -> Counted:
-    """Parameters and MACs of one forward pass of one image, for `library/model @ H x W`.
+def first_line(error: Exception) -> str:
+    """`ValueError: what it says`, in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
-    torch's counter counts a multiplication and an addition as two operations: MACs are half of it. It counts matrix
-    products and convolutions; norms, activations and poolings are left out, as in most published figures.
+
+def size_of_input(text: str) -> tuple[int, ...]:
+    """(800, 1066) for `800 x 1066`."""
+    return tuple(int(part) for part in text.split(" x "))
+
+
+def count(key: str) -> Counted:
+    """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.trace`.
 
     Raises:
         LookupError: the model is not known.
         RuntimeError: its forward pass looks at values, which the meta device does not have.
     """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    from scripts.trace import trace
 
-    from scripts.architectures import build, input_shape
-
-    name, _, size_text = key.partition(" @ ")
-    size = tuple(int(part) for part in size_text.split(" x "))
-    with torch.device("meta"):
-        model = build(name, size).requires_grad_(False)
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(input_shape(name, size)))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Counted(float(parameters), counter.get_total_flops() / 2, size_text)
+    name, _, size = key.partition(" @ ")
+    model = trace(name, size_of_input(size))
+    return Counted(float(model.parameters), model.macs, size)

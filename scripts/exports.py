@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from scripts.evidence import Finding, Judged
 from scripts.knowledge import SIZE_METRICS, Knowledge, introduction, size_of
 from scripts.numbers import Published, index
 from scripts.pages import addresses
+from scripts.scaling import LABELS, Measured
 from scripts.schema import Card, Cite, Relation, Stated
 
 
@@ -56,6 +58,8 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
             "succeeded_by": [_relation(relation) for relation in card.succeeded_by],
         },
         "variants": [_variant(card, key, knowledge) for key in card.variants],
+        "anatomy": _anatomy(knowledge.studies.anatomies.get(card.slug)),
+        "scaling": [_sweep(measured) for measured in knowledge.studies.of(card.slug)],
         "example": _example(card, knowledge),
         "limitations": [_stated(stated) for stated in card.limitations],
         "references": [
@@ -113,8 +117,24 @@ def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
             for number in index(knowledge.library)[card.slug][key]
             if number.metric not in SIZE_METRICS
         ],
-        "latency": [],
+        "latency": [dataclasses.asdict(timed) for timed in knowledge.latency(variant)],
     }
+
+
+def _anatomy(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    schemes = {scheme: f"figures/anatomy/{record['figure'][scheme]}" for scheme in ("light", "dark")}
+    return {**record, "figure": {**record["figure"], **schemes}}
+
+
+def _sweep(measured: Measured) -> dict[str, Any]:
+    return {
+        "name": measured.sweep.name, "build": measured.sweep.build, "axis": measured.sweep.axis,
+        "x": [point.x for point in measured.sweep.points],
+        **{what: list(costs) for what, costs in measured.costs.items()},
+        "exponents": {what: measured.exponent(what) for what in LABELS},
+    }  # fmt: skip
 
 
 def _cost(reported: Published | None, counted: float | None, unit: float) -> dict[str, Any]:

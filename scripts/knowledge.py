@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.cards import Library
+from scripts.counts import Counted
 from scripts.evidence import Judged, Verdict, judge
+from scripts.latency import Latency
 from scripts.numbers import Published, comparability, index, published
 from scripts.runs import Run
 from scripts.schema import Card, Reference, Row, Variant
+from scripts.studies import Studies
 
 SIZE_METRICS = ("parameters", "macs", "flops")
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What was counted from a built architecture."""
-
-    parameters: float
-    macs: float
-    input: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,8 @@ class Knowledge:
     runs: Mapping[str, Run]
     counts: Mapping[str, Counted]
     generated: Mapping[str, str] = field(default_factory=dict)
+    studies: Studies = field(default_factory=Studies)
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def cards(self) -> list[Card]:
@@ -78,6 +74,11 @@ class Knowledge:
     def counted(self, variant: Variant) -> Counted | None:
         count = variant.count
         return self.counts.get(f"{count.build} @ {count.input}") if count else None
+
+    def latency(self, variant: Variant) -> list[Latency]:
+        """What was timed of a variant, at any input, device by device."""
+        count = variant.count
+        return [latency for latency in self.latencies if count and latency.build == count.build]
 
 
 def introduction(card: Card) -> Reference:
@@ -153,6 +154,7 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
 
 
 def _rankings(numbers: list[Published], metrics: Mapping[str, Any]) -> tuple[Ranking, ...]:
+    """Groups of numbers that may be ranked against each other, best first."""
     sign = -1 if metrics[numbers[0].metric].get("better") == "higher" else 1
     groups: dict[tuple[tuple[str, str], ...], list[Published]] = {}
     for number in numbers:

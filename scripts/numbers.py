@@ -138,6 +138,12 @@ def _find_in_card(library: Library, card: Card, parts: list[str], ref: str) -> P
     return found[0]
 
 
+def compared(metric: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the conditions that matter to a metric, by its kind; the others say nothing about its figures."""
+    kind = metrics.get(metric, {}).get("kind", "quality")
+    return (*MUST_AGREE[kind], *MAY_DIFFER[kind])
+
+
 def differences(a: Published, b: Published, metrics: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the conditions that differ: those that forbid a comparison, and those that may be acknowledged.
 
@@ -146,15 +152,15 @@ def differences(a: Published, b: Published, metrics: Mapping[str, Any]) -> tuple
     if a.metric != b.metric:
         return ["metric"], []
     kind = metrics.get(a.metric, {}).get("kind", "quality")
-    differing = [name for name in Conditions.model_fields if getattr(a.conditions, name) != getattr(b.conditions, name)]
+    matter = compared(a.metric, metrics)
+    differing = [n for n in matter if getattr(a.conditions, n) != getattr(b.conditions, n)]
     return [n for n in differing if n in MUST_AGREE[kind]], [n for n in differing if n in MAY_DIFFER[kind]]
 
 
 def comparability(number: Published, metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The conditions, by name, on which it depends what a number may be ranked against: equal ones, equal footing."""
-    kind = metrics.get(number.metric, {}).get("kind", "quality")
     given = number.conditions.model_dump(exclude_none=True)
-    return tuple((name, given[name]) for name in sorted((*MUST_AGREE[kind], *MAY_DIFFER[kind])) if name in given)
+    return tuple((name, given[name]) for name in sorted(compared(number.metric, metrics)) if name in given)
 
 
 def difference_text(a: Published, b: Published, names: list[str]) -> str:

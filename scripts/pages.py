@@ -32,8 +32,9 @@ from scripts.knowledge import (
     size_of,
     tables_of,
 )  # fmt: skip
-from scripts.numbers import Published, find, index, si
+from scripts.numbers import Published, difference_text, differences, find, index, si
 from scripts.runs import Run
+from scripts.scaling import AXES, LABELS, TOLERANCE, Claimed, Measured
 from scripts.schema import Advice, Card, Cite, Conditions, Reference
 
 MARKS = {
@@ -73,6 +74,7 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["models/index.md"] = site.overview("models.md.j2", root="../")
     pages["tasks/index.md"] = site.tasks()
     pages["numbers/index.md"] = site.numbers()
+    pages["scaling/index.md"] = site.scaling()
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
     pages["notes/index.md"] = site.notes()
@@ -114,6 +116,9 @@ class _Site:
                 "verdicts": _ordered(self.knowledge.verdicts(card.slug)), "claims_count": len(judged),
                 "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
                 "chips": _chips(card, self.knowledge), "sizes": _sizes(card, self.knowledge),
+                "latencies": _latencies(card, self.knowledge),
+                "anatomy": self.knowledge.studies.anatomies.get(card.slug),
+                "sweeps": [_sweep_view(sweep, card) for sweep in self.knowledge.studies.of(card.slug)],
                 "tables": _tables(card, self.knowledge), "bibtex": Markup(bibtex(card.references)),
             }
         )  # fmt: skip
@@ -169,6 +174,13 @@ class _Site:
     def numbers(self) -> str:
         views = [_benchmark_view(benchmark, self.knowledge) for benchmark in benchmarks(self.knowledge)]
         return _template("numbers.md.j2").render(self._common("../") | {"benchmarks": views})
+
+    def scaling(self) -> str:
+        studies, cards = self.knowledge.studies, self.knowledge.library.cards
+        views = [_sweep_view(sweep, cards[sweep.sweep.card]) for sweep in studies.sweeps]
+        return _template("scaling.md.j2").render(
+            self._common("../") | {"sweeps": views, "figures": studies.scaling_figures, "tolerance": TOLERANCE}
+        )
 
     def examples_index(self) -> str:
         rows = [
@@ -497,11 +509,62 @@ def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
         if counted or any(reported.values()):
             rows.append({
                 "name": variant.name, "differs": variant.count.differs if variant.count else None,
-                "input": variant.count.input if counted and variant.count else "",
+                "build": variant.count.build if counted and variant.count else "",
+                "input": _count_input(variant.count.input, reported["macs"]) if counted and variant.count else "",
                 "parameters": _reported_counted(reported["parameters"], counted.parameters if counted else None),
                 "macs": _reported_counted(reported["macs"], counted.macs if counted else None),
             })  # fmt: skip
     return rows
+
+
+def _count_input(counted: str, macs: Published | None) -> str:
+    """The input of the count, and that of the published MACs where it is another."""
+    published = macs.conditions.input if macs else None
+    return f"{counted} (published: {published})" if published and published != counted else counted
+
+
+def _latencies(card: Card, knowledge: Knowledge) -> list[dict[str, str]]:
+    """One row per variant, device and set of conditions; variants of one architecture share theirs."""
+    rows = []
+    for variant in card.variants.values():
+        for timed in knowledge.latency(variant):
+            device = timed.device + (f", {timed.threads} thread{'s' * (timed.threads != 1)}" if timed.threads else "")
+            versions = ", ".join(f"{name} {version}" for name, version in timed.versions.items())
+            rows.append({
+                "name": variant.name, "device": device, "input": timed.input, "batch": str(timed.batch),
+                "precision": timed.precision, "memory": short(timed.peak_mb),
+                "time": f"{short(timed.ms)} ({short(timed.ms_low)} to {short(timed.ms_high)})" if timed.ms else "",
+                "remark": "; ".join(filter(None, [timed.error, timed.part, versions])),
+            })  # fmt: skip
+    return rows
+
+
+def _sweep_view(measured: Measured, card: Card) -> dict[str, Any]:
+    sweep = measured.sweep
+    shown = [(measured.exponent(what), measured.last_exponent(what)) for what in LABELS]
+    first, last = sweep.points[0], sweep.points[-1]
+    ends = [si(point.x) if point.changes or sweep.axis not in ("pixels", "voxels") else " x ".join(map(str, point.size))
+            for point in (first, last)]  # fmt: skip
+    return {
+        "anchor": slugify(f"{sweep.card} {sweep.name} {sweep.axis}"), "slug": sweep.card, "name": sweep.name,
+        "axis": AXES[sweep.axis], "range": f"{ends[0]} to {ends[1]}",
+        "exponents": ["" if all_ is None else f"{all_:.2f} ({end:.2f})" for all_, end in shown],
+        "claims": [_claimed_view(measured, claimed, card) for claimed in sweep.claims],
+    }  # fmt: skip
+
+
+def _claimed_view(measured: Measured, claimed: Claimed, card: Card) -> dict[str, str]:
+    """What is claimed, whether it comes out, and where the card says so."""
+    sides = (("pro", card.pros), ("con", card.cons))
+    starts = [
+        f"{side}-{i}"
+        for side, claims in sides
+        for i, claim in enumerate(claims, 1)
+        if claimed.claim and claim.claim.startswith(claimed.claim)
+    ]
+    verdict = {True: "holds", False: "does not hold", None: "cannot be said"}[measured.holds(claimed)]
+    says = f"{claimed.says} Exponent {claimed.exponent:g} of {LABELS[claimed.what]}:"
+    return {"says": says, "verdict": verdict, "anchor": starts[0] if starts else ""}
 
 
 def _reported_counted(reported: Published | None, counted: float | None) -> dict[str, str]:
@@ -545,12 +608,18 @@ def _conditions_text(conditions: Conditions) -> str:
 
 
 def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, Any]:
-    metric = knowledge.library.vocabulary["metrics"][benchmark.metric]
+    metrics = knowledge.library.vocabulary["metrics"]
+    metric, first = metrics[benchmark.metric], benchmark.rankings[0].numbers[0]
+
+    def apart_in(a: Published, b: Published) -> list[str]:
+        return [name for names in differences(a, b, metrics) for name in names]
+
     title = f"{metric['label']} on {benchmark.dataset} {benchmark.split}".strip()
     groups = [
         {
             "conditions": ", ".join(f"{name} {value}" for name, value in ranking.conditions)
             or "no further conditions given",
+            "apart": difference_text(first, ranking.numbers[0], apart_in(first, ranking.numbers[0])),
             "rows": [_ranked(number, _rank(i, ranking.numbers), knowledge) for i, number in enumerate(ranking.numbers)],
         }
         for ranking in benchmark.rankings

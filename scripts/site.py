@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from scripts import cells, charts, choice, comparison, counts, exports, pages, runs
+from scripts import cells, charts, choice, comparison, counts, exports, latency, pages, runs, studies
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
@@ -24,7 +24,7 @@ from scripts.project import Project
 
 GENERATED = (
     "api", "charts", "choose", "compare", "detectors", "evidence", "examples", "figures", "glossary", "index.md",
-    "licensing", "lineage", "models", "notes", "numbers", "tasks",
+    "licensing", "lineage", "models", "notes", "numbers", "scaling", "tasks",
 )  # fmt: skip
 """What `render` writes below docs/; everything else there is written by hand."""
 
@@ -44,7 +44,8 @@ def checked_library(project: Project, states: Mapping[str, runs.Run]) -> tuple[L
     """
     library, problems = load_library(project.cards, project.root)
     results = {slug: run.results for slug, run in states.items() if run.status == "ok"}
-    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results)
+    counted, _ = counts.read(project)
+    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results, counted)
     return library, sorted(problems)
 
 
@@ -60,7 +61,8 @@ def gather(project: Project, queued: bool = False, preset: str | None = None, de
     if errors:
         raise BrokenCardsError(problems)
     counted, _ = counts.read(project)
-    return Knowledge(library, states, counted, _generated(project))
+    studied, records = studies.read(project, library), latency.read_all(project)
+    return Knowledge(library, states, counted, _generated(project), studied, records)
 
 
 def _generated(project: Project) -> dict[str, str]:
@@ -113,7 +115,7 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
         if run.record and run.folder
         for figure in run.record["figures"]
         for scheme in ("light", "dark")
-    }
+    } | dict(knowledge.studies.files)
 
 
 def _drawn_charts(project: Project, knowledge: Knowledge) -> dict[str, bytes]:

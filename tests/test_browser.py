@@ -29,7 +29,8 @@ from scripts.project import Project
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
-    "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/", "numbers": "numbers/",
+    "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/",
+    "numbers": "numbers/", "scaling": "scaling/",
     "charts": "charts/", "detectors": "detectors/", "licensing": "licensing/", "evidence": "evidence/",
     "examples": "examples/", "example": "examples/unet/", "glossary": "glossary/", "notes": "notes/",
     "hand-written": "about/evidence/", "reference": "reference/lab/",
@@ -54,8 +55,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, copy / name)
     are_run = all(state.status == "ok" for state in runs.states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
-    if are_run:
-        shutil.copytree(ROOT / "build/runs", copy / "build/runs")
+    for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
+        made = ROOT / "build" / name
+        if made.exists():
+            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
     for command in ("run", "build"):
         done = subprocess.run(
             [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
@@ -63,6 +66,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     return copy / "site"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -106,8 +106,9 @@ def test_every_arm_has_the_same_parameters() -> None:
 
 
 def test_the_memory_of_masks_grows_with_queries_and_with_the_area_of_the_image() -> None:
-    small, wide = dino.kept_bytes(PRESET, 128)[1], dino.kept_bytes(PRESET, 256)[1]
-    more = dino.kept_bytes(dino.replace(PRESET, queries=2 * PRESET.queries), 128)[1]
+    preset = dino.replace(PRESET, embedding=PRESET.width)
+    small, wide = dino.kept_bytes(preset, 128)[1], dino.kept_bytes(preset, 256)[1]
+    more = dino.kept_bytes(dino.replace(preset, queries=2 * preset.queries), 128)[1]
     assert wide == 4 * small
     assert more == 2 * small
     assert small == PRESET.queries * 32 * 32 * 4 * (PRESET.layers + 1)

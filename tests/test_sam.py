@@ -103,7 +103,7 @@ def test_a_point_that_means_nothing_has_no_position(model):
 
 def test_positions_equal_those_of_the_library(model):
     library = SamPositionalEmbedding(SamVisionConfig(num_pos_feats=8, hidden_size=16))
-    library.positional_embedding.copy_(model.frequencies)
+    library.positional_embedding.data.copy_(model.frequencies)
     points = sam.SIDE * torch.rand(1, 5, 1, 2, generator=generator())
     torch.testing.assert_close(model.position(points), library(points, (sam.SIDE, sam.SIDE)), rtol=1e-4, atol=1e-4)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from scripts.architectures.lora import adapt
 from scripts.cards import nearest
 
 Size = tuple[int, ...]
@@ -37,10 +38,10 @@ def _demand(model: str, models: Iterable[str], library: str) -> None:
 
 
 def from_timm(model: str, size: Size) -> nn.Module:
-    """A model of timm for images of this size; a convolutional network takes any."""
+    """A model of timm, with or without the tag of its weights, for images of this size (convolutions take any)."""
     import timm
 
-    _demand(model, timm.list_models(), "timm")
+    _demand(model, timm.list_models(pretrained="." in model), "timm")
     default = timm.get_pretrained_cfg(model).input_size[1:]
     sized: dict[str, Size] = {} if size == tuple(default) else {"img_size": size}
     try:
@@ -54,11 +55,26 @@ def from_torchvision(model: str, size: Size) -> nn.Module:
     """A model of torchvision; detectors run as `FixedBoxes`, on inputs that are of the right size already."""
     from torchvision import models
 
+    if model in DEEPER_BACKBONES:
+        return FixedBoxes(_deeper(model))
     _demand(model, models.list_models(), "torchvision")
     detectors, segmenters = models.list_models(models.detection), models.list_models(models.segmentation)
     no_download = {"weights_backbone": None} if model in {*detectors, *segmenters} else {}
     built: nn.Module = models.get_model(model, weights=None, **no_download)
     return FixedBoxes(built) if model in detectors else built
+
+
+DEEPER_BACKBONES = {"fasterrcnn_resnet101_fpn": "resnet101", "maskrcnn_resnet101_fpn": "resnet101"}
+"""Detectors that torchvision can build, though it has no name for them."""
+
+
+def _deeper(model: str) -> nn.Module:
+    from torchvision.models import detection
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None)
+    built: nn.Module = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
+    return built
 
 
 class FixedBoxes(nn.Module):
@@ -89,9 +105,9 @@ class FixedBoxes(nn.Module):
                 getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(features))
 
 
-def from_transformers(model: str, size: Size) -> nn.Module:
-    """A model of transformers, in a published configuration."""
-    return known(TRANSFORMERS, "transformers", model)(size)
+def from_transformers(model: str, size: Size, **changes: int) -> nn.Module:
+    """A model of transformers, in a published configuration but for the changes."""
+    return known(TRANSFORMERS, "transformers", model)(size=size, **changes)
 
 
 class UnpaddedDETR(nn.Module):
@@ -119,6 +135,26 @@ class UnpaddedDETR(nn.Module):
         return self.detr.class_labels_classifier(decoded), self.detr.bbox_predictor(decoded).sigmoid()
 
 
+class PromptDecoder(nn.Module):
+    """SAM without its image encoder: what runs for every prompt."""
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.sam = sam
+        self.sam.vision_encoder = None
+
+    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+        """(B, 256, H, W) features and (B, P, K, 2) points in pixels to (B, P, 3, 4 H, 4 W) masks."""
+        labels = points.new_ones(points.shape[:3], dtype=torch.int)
+        sparse, dense = self.sam.prompt_encoder(points, labels, None, None)
+        positions = self.sam.get_image_wide_positional_embeddings().expand_as(features)
+        masks: Tensor = self.sam.mask_decoder(
+            image_embeddings=features, image_positional_embeddings=positions, sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense, multimask_output=True,
+        )[0]  # fmt: skip
+        return masks
+
+
 class ImageEncoder(nn.Module):
     """SAM, of which the image encoder runs, once per image; prompts and masks cost little beside it."""
 
@@ -132,23 +168,32 @@ class ImageEncoder(nn.Module):
         return features
 
 
-def _detr(backbone: str, dilation: bool, size: Size) -> nn.Module:
+def _detr(backbone: str, dilation: bool, size: Size, **changes: int) -> nn.Module:
     from transformers import DetrConfig, DetrForObjectDetection
 
     config = DetrConfig(
-        use_timm_backbone=True, backbone=backbone, use_pretrained_backbone=False, dilation=dilation, num_labels=91
-    )
+        use_timm_backbone=True, backbone=backbone, use_pretrained_backbone=False, dilation=dilation, num_labels=91,
+        **changes,
+    )  # fmt: skip
     return UnpaddedDETR(DetrForObjectDetection(config))
 
 
-def _timesformer(size: Size) -> nn.Module:
+def _vit_lora(size: Size, rank: int = 16) -> nn.Module:
+    """ViT-B/16 with 101 classes and an update beside the query and value projections, as in PEFT's example."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    model = ViTForImageClassification(ViTConfig(image_size=size[0], num_labels=101))
+    return adapt(model, ("q_proj", "v_proj", "query", "value"), rank)
+
+
+def _timesformer(attention: str, size: Size) -> nn.Module:
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
     if len(size) != 3 or size[1] != size[2]:
         raise ValueError("TimeSformer takes frames x side x side")
     frames, side = size[:2]
     built: nn.Module = TimesformerForVideoClassification(
-        TimesformerConfig(num_frames=frames, image_size=side, num_labels=400)
+        TimesformerConfig(num_frames=frames, image_size=side, num_labels=400, attention_type=attention)
     )
     return built
 
@@ -164,12 +209,23 @@ def _sam(width: int, layers: int, heads: int, size: Size) -> nn.Module:
     return ImageEncoder(SamModel(SamConfig(vision_config=vision)))
 
 
-TRANSFORMERS: Mapping[str, Callable[[Size], nn.Module]] = {
+def _sam_decoder(size: Size) -> nn.Module:
+    from transformers import SamConfig, SamModel
+
+    return PromptDecoder(SamModel(SamConfig()))
+
+
+TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),
     "detr-resnet-101-dc5": partial(_detr, "resnet101", True),
-    "timesformer-base": _timesformer,
+    "detr-resnet-50-no-encoder": partial(_detr, "resnet50", False, encoder_layers=0),
+    "timesformer-base": partial(_timesformer, "divided_space_time"),
+    "timesformer-space-only": partial(_timesformer, "space_only"),
+    "timesformer-joint": partial(_timesformer, "joint_space_time"),
+    "vit-base-lora-16": _vit_lora,
+    "sam-decoder": _sam_decoder,
     "sam-vit-base": partial(_sam, 768, 12, 12),
     "sam-vit-large": partial(_sam, 1024, 24, 16),
     "sam-vit-huge": partial(_sam, 1280, 32, 16),

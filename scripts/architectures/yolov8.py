@@ -1,4 +1,4 @@
-"""YOLOv8 for detection, written from the published table of its layers and the multiples of its five scales."""
+"""YOLOv8 for detection and instance segmentation, written from the published table of its layers and its five scales."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SCALES = {
     "x": (1.0, 1.25, 512),
 }
 """Multiples of depth and width, and the most channels before the width is multiplied."""
+PROTOTYPES = 32
+"""Masks that each object's mask is a weighted sum of (segmentation only)."""
 BINS = 16
 """Each side of a box is a distribution over so many distances (distribution focal loss, arXiv:2006.04388)."""
 
@@ -25,9 +27,10 @@ class YOLOv8(nn.Module):
     Args:
         scale: a key of `SCALES`.
         classes: 80 for COCO.
+        masks: whether it also predicts masks.
     """
 
-    def __init__(self, scale: str, classes: int = 80) -> None:
+    def __init__(self, scale: str, classes: int = 80, masks: bool = False) -> None:
         super().__init__()
         depth, width, most = SCALES[scale]
         c1, c2, c3, c4, c5 = (8 * math.ceil(min(c, most) * width / 8) for c in (64, 128, 256, 512, 1024))
@@ -42,11 +45,14 @@ class YOLOv8(nn.Module):
         levels = (c3, c4, c5)
         self.boxes = nn.ModuleList(_head(c, max(c3 // 4, 4 * BINS), 4 * BINS) for c in levels)
         self.classes = nn.ModuleList(_head(c, max(c3, min(classes, 100)), classes) for c in levels)
+        self.masks = nn.ModuleList(_head(c, max(c3 // 4, PROTOTYPES), PROTOTYPES) for c in levels) if masks else None
+        self.prototypes = _prototypes(c3, 8 * math.ceil(256 * width / 8)) if masks else None
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) image to (B, 4, N) distances of the sides in strides and (B, K, N) class logits.
 
-        N is the number of positions at strides 8, 16 and 32.
+        N is the number of positions at strides 8, 16 and 32. With masks, (B, 32, N) weights and (B, 32, H / 4, W / 4)
+        prototypes follow.
         """
         p3 = self.stage3(self.stem(image))
         p4 = self.stage4(p3)
@@ -55,11 +61,14 @@ class YOLOv8(nn.Module):
         n3 = self.up3(torch.cat([_double(n4), p3], dim=1))
         n4 = self.down4(torch.cat([self.shrink3(n3), n4], dim=1))
         n5 = self.down5(torch.cat([self.shrink4(n4), p5], dim=1))
-        boxes = torch.cat([head(n).flatten(2) for head, n in zip(self.boxes, (n3, n4, n5), strict=True)], dim=2)
-        logits = torch.cat([head(n).flatten(2) for head, n in zip(self.classes, (n3, n4, n5), strict=True)], dim=2)
+        levels = (n3, n4, n5)
+        boxes, logits = _at_all(self.boxes, levels), _at_all(self.classes, levels)
         bins = torch.arange(BINS, dtype=boxes.dtype, device=boxes.device)
         share = boxes.view(len(boxes), 4, BINS, -1).softmax(2)  # (B, 4 * bins, N) -> (B, 4, bins, N)
-        return (share * bins[:, None]).sum(2), logits
+        found = (share * bins[:, None]).sum(2), logits
+        if self.masks is None or self.prototypes is None:
+            return found
+        return *found, _at_all(self.masks, levels), self.prototypes(n3)
 
 
 class C2f(nn.Module):
@@ -114,6 +123,16 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> 
 
 def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(_conv(in_channels, width, 3), _conv(width, width, 3), nn.Conv2d(width, out_channels, 1))
+
+
+def _at_all(heads: nn.ModuleList, levels: tuple[Tensor, ...]) -> Tensor:
+    """(B, C, N): what a head says at each position of each level."""
+    return torch.cat([head(level).flatten(2) for head, level in zip(heads, levels, strict=True)], dim=2)
+
+
+def _prototypes(in_channels: int, width: int) -> nn.Sequential:
+    up = nn.ConvTranspose2d(width, width, 2, 2)
+    return nn.Sequential(_conv(in_channels, width, 3), up, _conv(width, width, 3), _conv(width, PROTOTYPES, 1))
 
 
 def _double(x: Tensor) -> Tensor:
