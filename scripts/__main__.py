@@ -6,16 +6,20 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scripts import runs, schema, site
-from scripts.cards import Problem
-from scripts.knowledge import Knowledge
+from scripts import runs, site
+from scripts.cards import MAX_PROBLEMS, Problem
 from scripts.project import Project
 
+if TYPE_CHECKING:
+    from scripts.knowledge import Knowledge
 
-def check(project: Project, paths: Sequence[Path]) -> int:
+
+def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
     """Print every problem (of the given cards, or of all) and a summary line; 1 if there is an error."""
     library, problems = site.checked_library(project, runs.states(project))
     wanted = {path.resolve() for path in paths}
@@ -23,15 +27,35 @@ def check(project: Project, paths: Sequence[Path]) -> int:
     for path in sorted(wanted - known):
         print(f"{path}: no card of {project.cards.name}/", file=sys.stderr)
     problems = [p for p in problems if not wanted or (project.root / p.path).resolve() in wanted]
-    report(problems)
+    report(problems, form)
     has_error = any(problem.severity == "error" for problem in problems) or not wanted <= known
     print(summary(len(wanted) or len(library.sources), problems), file=sys.stderr if has_error else sys.stdout)
     return 1 if has_error else 0
 
 
-def report(problems: Sequence[Problem]) -> None:
+def report(problems: Sequence[Problem], form: str = "text") -> None:
+    """Print each problem, as text or as an annotation for GitHub; of a card with very many, the first ones."""
+    count = Counter(problem.path for problem in problems)
+    shown: Counter[str] = Counter()
     for problem in problems:
-        print(problem)
+        shown[problem.path] += 1
+        if shown[problem.path] <= MAX_PROBLEMS:
+            print(annotation(problem) if form == "github" else problem)
+    for path, number in count.items():
+        if number > MAX_PROBLEMS:
+            print(Problem(path, 1, 1, f"and {number - MAX_PROBLEMS:,} more problems", "warning"))
+
+
+def annotation(problem: Problem) -> str:
+    """A workflow command of GitHub, which shows the problem at its line of a pull request."""
+    place = {"file": problem.path, "line": problem.line, "col": problem.column}
+    fields = ",".join(f"{name}={_for_github(str(value), ':,')}" for name, value in place.items())
+    return f"::{problem.severity} {fields}::{_for_github(problem.told)}"
+
+
+def _for_github(text: str, also: str = "") -> str:
+    """Escaped as the runner reads it: `%` first, then line ends, and in a property the separators too."""
+    return "".join(f"%{ord(char):02X}" if char in "%\r\n" + also else char for char in text)
 
 
 def summary(cards: int, problems: Sequence[Problem]) -> str:
@@ -117,6 +141,8 @@ def write_schema(project: Project) -> int:
 
 def card_schema() -> str:
     """The JSON Schema of a card, for editors."""
+    from scripts import schema
+
     made = schema.Card.model_json_schema(by_alias=True)
     made["title"] = "Model card"
     return (
@@ -130,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     project = Project(Path.cwd())
     match options.command:
         case "check":
-            return check(project, options.paths)
+            return check(project, options.paths, options.format)
         case "run":
             return run(project, options)
         case "execute":
@@ -166,6 +192,10 @@ def _parser() -> argparse.ArgumentParser:
 
     checking = commands.add_parser("check", help="print every problem of the cards as path:line:column: message")
     checking.add_argument("paths", nargs="*", type=Path, metavar="PATH")
+    default = "github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text"
+    checking.add_argument(
+        "--format", choices=("text", "github"), default=default, help="annotations for GitHub Actions"
+    )
     running = commands.add_parser("run", help="run the examples that are out of date", parents=[which, jobs])
     running.add_argument("slugs", nargs="*", metavar="SLUG")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")

@@ -8,13 +8,14 @@ that is there is up to date, nothing has to be compared, and a failed run takes 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,24 +74,37 @@ def local_imports(script: Path, root: Path) -> set[Path]:
     queue = [script]
     while queue:
         path = queue.pop()
-        for module in _imported_names(ast.parse(path.read_text("utf-8"), str(path)), path, root):
+        package = path.relative_to(root).parent.parts
+        for module in _imported_names(path.read_text("utf-8"), package):
             new = _module_files(module, root) - found
             found |= new
             queue += new
     return found - {script}
 
 
-def _imported_names(tree: ast.Module, path: Path, root: Path) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def _imported_names(text: str, package: tuple[str, ...]) -> frozenset[str]:
+    """Names of the modules that a source text imports anywhere; `package` is the folder it lies in."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = list(path.relative_to(root).parent.parts)
-            base = package[: len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below `tree`, without the expressions, which are most of it."""
+    queue = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, part, [])
+            queue += inner if isinstance(inner, list) else []
 
 
 def _module_files(module: str, root: Path) -> set[Path]:

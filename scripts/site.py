@@ -10,15 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scripts import cells, counts, exports, pages, runs
+from scripts import counts, runs
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
+
+if TYPE_CHECKING:
+    from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
 
 GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "notes", "api", "index.md")
 """What `render` writes below docs/; everything else there is written by hand."""
@@ -83,6 +86,8 @@ _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
 
 def render(project: Project, knowledge: Knowledge) -> int:
     """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
+    from scripts import exports, pages
+
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
     texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
@@ -95,6 +100,8 @@ def render(project: Project, knowledge: Knowledge) -> int:
 
 
 def _example(slug: str, script: str) -> pages.Example:
+    from scripts import cells, pages
+
     read = cells.read_cells(script)
     return pages.Example(slug, cells.title_of(read), read)
 
@@ -116,6 +123,8 @@ def _notebook_path(project: Project, slug: str) -> Path:
 
 def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
     """Notebooks of the scripts that changed: nbconvert takes a second to import."""
+    from scripts import cells
+
     stamp = project.build / "notebooks.json"
     digests = {slug: hashlib.sha256(text.encode()).hexdigest() for slug, text in scripts.items()}
     made = _read_json(stamp)
