@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -153,7 +154,30 @@ def card_schema() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do what it says; the exit status."""
     options = _parser().parse_args(argv)
-    project = Project(Path.cwd())
+    try:
+        return dispatch(Project(Path.cwd()), options)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in TOLD_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror}. {TOLD_ERRORS[error.errno]}", file=sys.stderr)
+        return 1
+
+
+WHOLE = "The last good site and all finished runs are as they were."
+TOLD_ERRORS = {
+    errno.ENOSPC: f"The disk is full: make room and run the command again. {WHOLE}",
+    errno.EDQUOT: f"Your share of the disk is full: make room and run the command again. {WHOLE}",
+    errno.EACCES: f"This user may not write there. {WHOLE}",
+    errno.EROFS: f"Nothing can be written there. {WHOLE}",
+}
+
+
+def dispatch(project: Project, options: argparse.Namespace) -> int:
+    """Do what the command line says; the exit status."""
     match options.command:
         case "check":
             return check(project, options.paths, options.format)

@@ -316,8 +316,15 @@ def _evidence_summary(judged: Judged) -> str:
 
 
 def _front(fields: Mapping[str, Any]) -> Markup:
-    """YAML front matter; JSON is YAML, and quotes whatever a title holds."""
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    """YAML front matter; JSON is YAML, and quotes whatever a title holds.
+
+    Escaped here, since the theme writes title and description into the page as they are.
+    """
+    escaped = {
+        key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
     return Markup("---\n" + "\n".join(lines) + "\n---\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -148,8 +149,12 @@ def write(path: Path, content: bytes) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:  # a full disk most of all: leave no half file behind
+        part.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -170,21 +175,41 @@ def build(project: Project) -> bool:
         RuntimeError: MkDocs failed; the last good site is untouched.
     """
     stamp = project.build / "site.sha256"
+    recover(project)
     current = _inputs_digest(project)
     if project.site.is_dir() and stamp.is_file() and stamp.read_text() == current:
         return False
-    aside = project.build / "site.new"
+    aside = _aside(project)
     shutil.rmtree(aside, ignore_errors=True)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(aside)]
     done = subprocess.run(
         command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
     )
     if done.returncode:
+        shutil.rmtree(aside, ignore_errors=True)
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
         lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
         raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
+    stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
     write(stamp, current.encode())
     return True
+
+
+def _aside(project: Project) -> Path:
+    return project.build / "site.new"
+
+
+def recover(project: Project) -> None:
+    """Bring back the last good site, if a build was killed in the moment between the two renames of `_swap`."""
+    last = _last(_aside(project))
+    if last.is_dir() and not project.site.exists():
+        last.rename(project.site)
+
+
+def _last(new: Path) -> Path:
+    return new.with_suffix(".last")
 
 
 def mkdocs_environment() -> dict[str, str]:
@@ -194,8 +219,8 @@ def mkdocs_environment() -> dict[str, str]:
 
 
 def _swap(new: Path, old: Path) -> None:
-    """Put a folder in the place of another; at each moment one of them is there whole."""
-    last = new.with_suffix(".last")
+    """Put a folder in the place of another; at each moment one of them is there whole (see `recover`)."""
+    last = _last(new)
     shutil.rmtree(last, ignore_errors=True)
     if old.exists():
         old.rename(last)
@@ -206,7 +231,7 @@ def _swap(new: Path, old: Path) -> None:
 def _inputs_digest(project: Project) -> str:
     """Hash of all that MkDocs reads: the docs folder, its settings, and the modules that the reference describes."""
     total = hashlib.sha256()
-    folders = [project.docs, project.root / "scripts", project.examples / "lab"]
+    folders = [project.docs, project.root / "overrides", project.root / "scripts", project.examples / "lab"]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for path in sorted([*files, project.root / "mkdocs.yml"]):
         total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())
