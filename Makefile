@@ -51,4 +51,4 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra run --extra test -o requirements-test.txt
 
 clean:
-	rm -rf build site docs/index.md docs/{models,examples,figures,tasks,api,numbers,glossary,notes}
+	rm -rf build site docs/index.md docs/{models,examples,figures,tasks,api,numbers,glossary,notes,downloads,feed.xml,llms.txt,llms-full.txt}

@@ -11,7 +11,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,8 @@ class _Reader:
         self.path = path
         self.positions: dict[Path_, tuple[int, int]] = {}
         self._events = yaml.parse(text, Loader=yaml.CSafeLoader)
-        self._resolve = yaml.resolver.Resolver().resolve
-        self._constructor = yaml.constructor.SafeConstructor()
+        self._resolve: Callable[[type, str, tuple[bool, bool]], str] = yaml.resolver.Resolver().resolve
+        self._construct: Callable[[yaml.Node], Any] = yaml.constructor.SafeConstructor().construct_object
 
     def document(self) -> Any:
         """The one document of the file."""
@@ -222,7 +222,7 @@ class _Reader:
         if tag == STRING_TAG or tag not in PLAIN_TAGS or len(value) > LONGEST_PLAIN:
             return value
         try:
-            return self._constructor.construct_object(yaml.ScalarNode(tag, value, event.start_mark))
+            return self._construct(yaml.ScalarNode(tag, value, event.start_mark))
         except (ValueError, ArithmeticError, KeyError, yaml.YAMLError) as error:
             raise self._refusal(event, f"cannot be read: {error}") from error
 

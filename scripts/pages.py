@@ -25,15 +25,17 @@ from scripts.checks import reference_kind
 from scripts.evidence import Finding, Judged, Verdict
 from scripts.knowledge import (
     Knowledge,
+    addresses,
     benchmarks,
     difference,
     introduction,
     size_of,
     tables_of,
 )  # fmt: skip
+from scripts.linked import json_ld
 from scripts.numbers import Published, find, index, si
 from scripts.runs import Run
-from scripts.schema import Advice, Card, Cite, Conditions, Reference
+from scripts.schema import Advice, Card, Cite, Conditions
 
 MARKS = {
     Verdict.BOTH: "✓✓", Verdict.SHOWN: "✓", Verdict.REPORTED: "§", Verdict.NOTED: "○",
@@ -75,6 +77,7 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["examples/index.md"] = site.examples_index()
     pages["glossary/index.md"] = site.glossary()
     pages["notes/index.md"] = site.notes()
+    pages["downloads/index.md"] = site.downloads()
     return {path: _tidy(text) for path, text in sorted(pages.items())}
 
 
@@ -106,7 +109,8 @@ class _Site:
                 "verdicts": _ordered(self.knowledge.verdicts(card.slug)), "claims_count": len(judged),
                 "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
                 "chips": _chips(card, self.knowledge), "sizes": _sizes(card, self.knowledge),
-                "tables": _tables(card, self.knowledge), "bibtex": Markup(bibtex(card.references)),
+                "tables": _tables(card, self.knowledge), "json_ld": Markup(json_ld(card)),
+                "bibtex": Markup(bibtex(card.references)),
             }
         )  # fmt: skip
 
@@ -187,6 +191,13 @@ class _Site:
         notes = self.knowledge.library.vocabulary.get("notes", [])
         views = [{"line": note["line"], "places": [self._place(place) for place in note["places"]]} for note in notes]
         return _template("notes.md.j2").render(self._common("../") | {"notes": views})
+
+    def downloads(self) -> str:
+        from scripts.exports import ALL, EACH
+
+        return _template("downloads.md.j2").render(
+            self._common("../") | {"all": ALL, "each": EACH, "cards": self.knowledge.cards}
+        )
 
     def _place(self, place: Mapping[str, str]) -> dict[str, Any]:
         """Where a line of the notes went: a field of a card, or one of its claims with the verdict."""
@@ -490,16 +501,6 @@ def short(value: float | None) -> str:
 
 def _authors(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
-
-
-def addresses(reference: Reference) -> list[tuple[str, str]]:
-    found = [
-        ("doi", f"https://doi.org/{reference.doi}" if reference.doi else None),
-        (f"arXiv:{reference.arxiv}", f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else None),
-        ("page", reference.url),
-        ("code", reference.code),
-    ]
-    return [(label, href) for label, href in found if href]
 
 
 def _licence(spdx: str) -> str:

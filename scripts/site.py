@@ -24,7 +24,21 @@ from scripts.project import Project
 if TYPE_CHECKING:
     from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
 
-GENERATED = ("models", "examples", "figures", "tasks", "numbers", "glossary", "notes", "api", "index.md")
+GENERATED = (
+    "models",
+    "examples",
+    "figures",
+    "tasks",
+    "numbers",
+    "glossary",
+    "notes",
+    "api",
+    "downloads",
+    "feed.xml",
+    "llms.txt",
+    "llms-full.txt",
+    "index.md",
+)
 """What `render` writes below docs/; everything else there is written by hand."""
 
 
@@ -91,7 +105,8 @@ def render(project: Project, knowledge: Knowledge) -> int:
 
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
-    texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
+    home = repository(project)
+    texts = pages.render(knowledge, examples, home) | exports.render(knowledge, home)
     written = {path: text.encode() for path, text in texts.items()}
     written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
     changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))
@@ -174,6 +189,8 @@ def build(project: Project) -> bool:
     Raises:
         RuntimeError: MkDocs failed; the last good site is untouched.
     """
+    from scripts import archive, exports
+
     stamp = project.build / "site.sha256"
     recover(project)
     current = _inputs_digest(project)
@@ -191,6 +208,7 @@ def build(project: Project) -> bool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
         lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
         raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
+    archive.write_archive(aside, aside / exports.ARCHIVE)
     stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
     write(stamp, current.encode())
