@@ -13,12 +13,12 @@ from typing import Any
 
 import citeproc
 import feedparser
+import modelindex
 import pytest
 import yaml
 from citeproc.source.json import CiteProcJSON
 from conftest import ROOT, Command, edit
 from huggingface_hub import EvalResult, ModelCard
-import modelindex
 from pybtex.database import parse_string
 
 from scripts import archive, exports, site
