@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import sys
 from collections import Counter
@@ -136,19 +135,10 @@ def build(project: Project, options: argparse.Namespace) -> int:
 
 def write_schema(project: Project) -> int:
     """Write model_cards/card.schema.json."""
+    from scripts.editors import card_schema
+
     site.write(project.cards / "card.schema.json", card_schema().encode())
     return 0
-
-
-def card_schema() -> str:
-    """The JSON Schema of a card, for editors."""
-    from scripts import schema
-
-    made = schema.Card.model_json_schema(by_alias=True)
-    made["title"] = "Model card"
-    return (
-        json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1, sort_keys=True) + "\n"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -296,6 +296,7 @@ class Relation(Model):
     """A model that this one builds on, or that followed it."""
 
     name: Name
+    """Name of that model."""
     change: Line
     """One line: what was taken over, or what changed."""
     card: Slug | None = None
@@ -308,7 +309,9 @@ class Stated(Model):
     """A statement with its place in a source."""
 
     text: Prose
+    """One statement, in your words."""
     source: Cite | None = None
+    """Where it stands."""
 
 
 class Licences(Model):
@@ -328,17 +331,21 @@ class Reference(Model):
     """A source. At least one of doi, arxiv and url."""
 
     type: Literal["article", "inproceedings", "preprint", "software", "webpage"]
+    """Kind of source."""
     title: Line
+    """Title as it is printed."""
     authors: tuple[Line, ...] = Field(min_length=1, max_length=3 * MOST)
     """Given name first: Nicolas Carion. An organisation as it calls itself."""
     venue: Line | None = None
     """Short: ECCV 2020."""
     year: Annotated[int, Field(ge=1950, le=2100)]
+    """Year in which it came out."""
     doi: Doi | None = None
     """Without the resolver's address: 10.1007/978-3-030-58452-8_13."""
     arxiv: Arxiv | None = None
     """Number alone, in quotes: "2005.12872"."""
     url: Url | None = None
+    """Page of the source, for example of the paper or the repository."""
     code: Url | None = None
     """Official code."""
 
@@ -381,12 +388,19 @@ class Card(Model):
     hero: Identifier | None = None
     """Name of the example's figure that explains the idea."""
     pros: tuple[Claim, ...] = Field(min_length=1, max_length=MOST)
+    """What speaks for the model."""
     cons: tuple[Claim, ...] = Field(min_length=1, max_length=MOST)
+    """What speaks against it."""
     use_when: tuple[Advice, ...] = Field(min_length=1, max_length=MOST)
+    """Situations in which it is the right choice."""
     avoid_when: tuple[Advice, ...] = Field(min_length=1, max_length=MOST)
+    """Situations in which another model is better, with its card in `choose`."""
     builds_on: tuple[Relation, ...] = Field(default=(), max_length=MOST)
+    """Models that it takes something over from."""
     succeeded_by: tuple[Relation, ...] = Field(default=(), max_length=MOST)
+    """Models that followed it."""
     licences: Licences
+    """Under what the official code and weights may be used."""
     tables: dict[Slug, Table] = Field(default_factory=dict, max_length=MOST)
     """Id -> a place that numbers come from."""
     variants: dict[Slug, Variant] = Field(default_factory=dict, max_length=3 * MOST)

@@ -20,6 +20,7 @@ TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "model without an example": "models/yolov8/",
     "tasks": "tasks/", "numbers": "numbers/", "examples": "examples/", "example": "examples/unet/",
     "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
+    "downloads": "downloads/",
 }  # fmt: skip
 
 pytestmark = needs_chromium
