@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.schema import Card
 
+SHOWN = {"result": "skip_dice_gap", "above": 0}
 CLAIM = {
     "claim": "Needs no anchors.",
     "because": "Each object is predicted as a point.",
