@@ -7,6 +7,7 @@ import functools
 import http.server
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from scripts import site
 from scripts.__main__ import main
 from scripts.project import Project
 
@@ -93,3 +95,17 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def guarded(tiny: Project) -> Project:
+    """The tiny project with this project's theme."""
+    subprocess.run(["cp", "-r", str(ROOT / "overrides"), str(tiny.root)], check=True)
+    settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
+    settings = settings.replace(
+        'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'
+    )
+    (tiny.root / "mkdocs.yml").write_text(settings.replace("font: false", "font: false, custom_dir: overrides"))
+    site.render(tiny, site.gather(tiny))
+    assert site.build(tiny)
+    return tiny

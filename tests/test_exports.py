@@ -17,8 +17,9 @@ import modelindex
 import pytest
 import yaml
 from citeproc.source.json import CiteProcJSON
-from conftest import ROOT, Command, edit
+from conftest import ROOT, Command, edit, needs_chromium
 from huggingface_hub import EvalResult, ModelCard
+from playwright.sync_api import Browser
 from pybtex.database import parse_string
 
 from scripts import archive, exports, site
@@ -222,3 +223,26 @@ def test_every_link_of_the_archive_leads_to_a_file(tiny: Project, command: Comma
             path = address.partition("#")[0]
             if path and "about/" not in path and not archive.OUTSIDE.match(path):  # the tiny project has no such pages
                 assert (page.parent / path).is_file(), f"{page.relative_to(folder)}: {address}"
+
+
+@needs_chromium
+def test_the_archive_can_be_read_from_a_disk(guarded: Project, browser: Browser) -> None:
+    """Pages, style, pictures and links, with the policy of the theme."""
+    with zipfile.ZipFile(guarded.site / exports.ARCHIVE) as packed:
+        packed.extractall(guarded.root)
+    context = browser.new_context()
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto((guarded.root / "model-comparisons/index.html").as_uri())
+    page.locator("a.tile-link").first.click()
+    page.wait_for_url("**/models/alpha/index.html")
+    assert page.locator("h1").inner_text().startswith("Alpha")
+    assert page.evaluate("document.styleSheets.length") >= 1
+    assert page.evaluate("getComputedStyle(document.querySelector('.md-header')).position") == "sticky"
+    page.locator("ul.chips a").first.click()
+    page.wait_for_url("**/tasks/index.html#object-detection")
+    print(errors)
+    context.close()
+    assert errors == []

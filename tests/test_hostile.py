@@ -198,20 +198,6 @@ ACTIVE = """() => {
 }"""
 
 
-@pytest.fixture
-def guarded(tiny: Project) -> Project:
-    """The tiny project with this project's theme."""
-    subprocess.run(["cp", "-r", str(ROOT / "overrides"), str(tiny.root)], check=True)
-    settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
-    settings = settings.replace(
-        'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'
-    )
-    (tiny.root / "mkdocs.yml").write_text(settings.replace("font: false", "font: false, custom_dir: overrides"))
-    site.render(tiny, site.gather(tiny))
-    assert site.build(tiny)
-    return tiny
-
-
 def test_the_policy_allows_the_scripts_of_the_theme_and_no_other(guarded: Project) -> None:
     allowed = set(re.findall(r"[\w+/]{43}=", (ROOT / "overrides/main.html").read_text("utf-8")))
     for path in guarded.site.rglob("*.html"):
