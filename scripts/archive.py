@@ -24,9 +24,6 @@ def write_archive(site: Path, target: Path) -> None:
             if path.suffix == ".html":
                 content = _without_server(content.decode("utf-8"), own.as_posix()).encode()
             _add(packed, name, content)
-        search = site / "search" / "search_index.json"
-        if search.is_file():  # a page that was opened from a disk may load a script, but no JSON
-            _add(packed, "search/search_index.js", b"var __index = " + search.read_bytes() + b";\n")
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -16,7 +16,7 @@ ALL = (
     ("feed.xml", "The cards, last reviewed first, for a feed reader", "Atom"),
     ("llms.txt", "The site in brief for a language model, with links", "Markdown"),
     ("llms-full.txt", "All cards as one plain text", "Markdown"),
-    (ARCHIVE, "The whole site for reading without a network; unpack it and open index.html", "ZIP"),
+    (ARCHIVE, "The whole site to read without a network: unpack it, open index.html (only the search needs a server)", "ZIP"),
 )  # fmt: skip
 """Files for all models together: (path, what it is, format)."""
 
