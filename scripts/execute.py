@@ -16,7 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.project import Project
-from scripts.runs import SECONDS_LIMIT, Target, default_preset, device_class, read_record, target
+from scripts.runs import (
+    KEY,
+    SECONDS_LIMIT,
+    Target,
+    default_preset,
+    device_class,
+    example_slugs,
+    parse_record,
+    read_record,
+    seal,
+    target,
+)  # fmt: skip
 
 KEPT_RUNS = 3
 ERROR_LINES = 12
@@ -74,6 +85,9 @@ def run_all(project: Project, targets: Sequence[Target], jobs: int) -> int:
 
 def execute(project: Project, slug: str, key: str) -> int:
     """Run one example into its folder; what it prints goes to a log, its last lines into a mark if it fails."""
+    if slug not in example_slugs(project) or not KEY.fullmatch(key):
+        print(f"no run {slug} {key}", file=sys.stderr)
+        return 1
     preset, device, _ = key.split("-", 2)
     wanted = Target(slug, preset, device, key)
     marks = project.runs / slug
@@ -85,8 +99,9 @@ def execute(project: Project, slug: str, key: str) -> int:
     started = time.monotonic()
     try:
         error = _run_script(project, wanted, aside)
-        error = error or ([] if read_record(aside / "record.json") else ["it ended without a complete record.json"])
+        error = error or ([] if parse_record(aside / "record.json") else ["it ended without a complete record.json"])
         if not error:
+            seal(aside)
             shutil.rmtree(wanted.folder(project), ignore_errors=True)
             aside.rename(wanted.folder(project))
     finally:

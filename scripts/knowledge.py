@@ -86,6 +86,17 @@ def introduction(card: Card) -> Reference:
     return card.references[card.paper]
 
 
+def addresses(reference: Reference) -> list[tuple[str, str]]:
+    """Where a reference can be found: (label, link), the lasting ones first."""
+    found = [
+        ("doi", f"https://doi.org/{reference.doi}" if reference.doi else None),
+        (f"arXiv:{reference.arxiv}", f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else None),
+        ("page", reference.url),
+        ("code", reference.code),
+    ]
+    return [(label, href) for label, href in found if href]
+
+
 def size_of(library: Library, slug: str, variant: str, metric: str) -> Published | None:
     """The first published figure of a variant's size or cost."""
     return next((number for number in index(library)[slug][variant] if number.metric == metric), None)

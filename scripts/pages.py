@@ -26,16 +26,18 @@ from scripts.checks import reference_kind
 from scripts.evidence import Finding, Judged, Verdict
 from scripts.knowledge import (
     Knowledge,
+    addresses,
     benchmarks,
     difference,
     introduction,
     size_of,
     tables_of,
 )  # fmt: skip
+from scripts.linked import json_ld
 from scripts.numbers import Published, difference_text, differences, find, index, si
 from scripts.runs import Run
 from scripts.scaling import AXES, LABELS, TOLERANCE, Claimed, Measured
-from scripts.schema import Advice, Card, Cite, Conditions, Reference
+from scripts.schema import Advice, Card, Cite, Conditions
 
 MARKS = {
     Verdict.BOTH: "✓✓", Verdict.SHOWN: "✓", Verdict.REPORTED: "§", Verdict.NOTED: "○",
@@ -85,6 +87,7 @@ def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: st
     pages["detectors/index.md"] = site.detectors()
     pages["licensing/index.md"] = site.licensing()
     pages["lineage/index.md"] = site.lineage()
+    pages["downloads/index.md"] = site.downloads()
     return {path: _tidy(text) for path, text in sorted(pages.items())}
 
 
@@ -119,7 +122,8 @@ class _Site:
                 "latencies": _latencies(card, self.knowledge),
                 "anatomy": self.knowledge.studies.anatomies.get(card.slug),
                 "sweeps": [_sweep_view(sweep, card) for sweep in self.knowledge.studies.of(card.slug)],
-                "tables": _tables(card, self.knowledge), "bibtex": Markup(bibtex(card.references)),
+                "tables": _tables(card, self.knowledge), "json_ld": Markup(json_ld(card)),
+                "bibtex": Markup(bibtex(card.references)),
             }
         )  # fmt: skip
 
@@ -266,6 +270,13 @@ class _Site:
             }
         )  # fmt: skip
 
+    def downloads(self) -> str:
+        from scripts.exports import ALL, EACH
+
+        return _template("downloads.md.j2").render(
+            self._common("../") | {"all": ALL, "each": EACH, "cards": self.knowledge.cards}
+        )
+
     def _place(self, place: Mapping[str, str]) -> dict[str, Any]:
         """Where a line of the notes went: a field of a card, or one of its claims with the verdict."""
         card = self.knowledge.library.cards[place["card"]]
@@ -399,8 +410,15 @@ def _evidence_summary(judged: Judged) -> str:
 
 
 def _front(fields: Mapping[str, Any]) -> Markup:
-    """YAML front matter; JSON is YAML, and quotes whatever a title holds."""
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    """YAML front matter; JSON is YAML, and quotes whatever a title holds.
+
+    Escaped here, since the theme writes title and description into the page as they are.
+    """
+    escaped = {
+        key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
     return Markup("---\n" + "\n".join(lines) + "\n---\n")
 
 
@@ -667,16 +685,6 @@ def short(value: float | None) -> str:
 
 def _authors(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
-
-
-def addresses(reference: Reference) -> list[tuple[str, str]]:
-    found = [
-        ("doi", f"https://doi.org/{reference.doi}" if reference.doi else None),
-        (f"arXiv:{reference.arxiv}", f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else None),
-        ("page", reference.url),
-        ("code", reference.code),
-    ]
-    return [(label, href) for label, href in found if href]
 
 
 def _licence(spdx: str) -> str:

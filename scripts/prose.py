@@ -22,9 +22,15 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 REFERENCE = re.compile(r"\[\[([^\[\]\n]{1,200})\]\]")
 # A figure with a unit of measurement: it belongs into a table of the card, not into a sentence.
 MEASUREMENT = re.compile(
-    r"(?<![\w./-])\d[\d,]*(?:\.\d+)?\s?"
+    r"(?<![\w./-])\d[\d,]{0,15}(?:\.\d{1,15})?\s?"
     r"(?:%|(?:AP|mAP|mIoU|points?|percent|GFLOPs?|FLOPs|MACs|GB|MB|ms|fps|epochs?|hours?|days)\b|[MGkB]\b)"
 )
+
+LONGEST_FORMULA = 2_000
+DEEPEST_FORMULA = 40
+MOST_BRACKETS = 400
+"""Of one text: the Markdown parser's time grows with their square."""
+OPENING = re.compile(r"\\\\|\\begin\b|\\left\b|\\[a-zA-Z]+|\\.|[{}^_]")
 
 Resolver = Callable[[str], str]
 """From the inside of `[[...]]` to HTML; raises LookupError with a message for the editor."""
@@ -41,11 +47,29 @@ def mathml(latex: str, display: bool = False) -> str:
     Raises:
         ValueError: the LaTeX cannot be read, with what is wrong.
     """
+    if len(latex) > LONGEST_FORMULA or _depth(latex) > DEEPEST_FORMULA:  # the converter recurses: it would end us all
+        raise ValueError(
+            f"the formula ${latex.strip()[:40]}...$ is longer than {LONGEST_FORMULA:,} characters or nested deeper than "
+            f"{DEEPEST_FORMULA} levels"
+        )
     try:
         return str(_converter().convert_with_local_state(latex, displaystyle=display))
     except LatexError as error:
         first = ANSI.sub("", str(error)).strip().splitlines()[0].removeprefix("Error: ").rstrip(".")
         raise ValueError(f"the formula ${latex.strip()}$ cannot be read: {first}") from error
+
+
+def _depth(latex: str) -> int:
+    """An upper bound of how deep a formula nests: groups, and runs of commands or scripts that take one another."""
+    depth = deepest = chain = 0
+    end = 0
+    for match in OPENING.finditer(latex):
+        token = match[0]
+        chain = chain + 1 if not latex[end : match.start()].strip("[]( )") and token != "}" else 1
+        depth += (token in ("{", r"\left", r"\begin")) - (token in ("}", r"\right", r"\end"))
+        end = match.end()
+        deepest = max(deepest, depth, chain // 4)
+    return deepest
 
 
 @functools.cache
@@ -165,6 +189,8 @@ def to_html(text: str, resolve: Resolver, glossary: Glossary | None = None, inli
         ValueError: a formula cannot be read.
         LookupError: a reference leads nowhere.
     """
+    if text.count("[") > MOST_BRACKETS:
+        raise ValueError(f"more than {MOST_BRACKETS} square brackets in one text")
     parser = _markdown()
     env = {"resolve": resolve}
     tokens = parser.parseInline(text.strip(), env) if inline else parser.parse(text, env)
@@ -207,5 +233,5 @@ def references(text: str) -> list[str]:
 
 def measurements(text: str) -> list[str]:
     """Figures with a unit that were typed into a sentence (outside of math, code and references)."""
-    bare = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\[\[[^\]]*\]\]", " ", text)
+    bare = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\[\[[^\[\]\n]{1,200}\]\]", " ", text)
     return [match[0] for match in MEASUREMENT.finditer(bare)]

@@ -8,13 +8,15 @@ that is there is up to date, nothing has to be compared, and a failed run takes 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from scripts.project import Project
 
 Status = Literal["ok", "failed", "running", "queued", "not run"]
 RECORD_KEYS = {"schema", "slug", "preset", "device", "seeds", "seconds", "experiments", "results", "figures"}
+FIGURE = re.compile(r"figures/[A-Za-z0-9_]+\.(light|dark)\.(svg|png)")
+KEY = re.compile(r"(smoke|quick|full)-(cpu|cuda|mps)-[0-9a-f]{12}")
 SECONDS_LIMIT = {"smoke": 300, "quick": 900, "full": 6 * 3600}
 
 
@@ -73,24 +77,37 @@ def local_imports(script: Path, root: Path) -> set[Path]:
     queue = [script]
     while queue:
         path = queue.pop()
-        for module in _imported_names(ast.parse(path.read_text("utf-8"), str(path)), path, root):
+        package = path.relative_to(root).parent.parts
+        for module in _imported_names(path.read_text("utf-8"), package):
             new = _module_files(module, root) - found
             found |= new
             queue += new
     return found - {script}
 
 
-def _imported_names(tree: ast.Module, path: Path, root: Path) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def _imported_names(text: str, package: tuple[str, ...]) -> frozenset[str]:
+    """Names of the modules that a source text imports anywhere; `package` is the folder it lies in."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = list(path.relative_to(root).parent.parts)
-            base = package[: len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below `tree`, without the expressions, which are most of it."""
+    queue = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, part, [])
+            queue += inner if isinstance(inner, list) else []
 
 
 def _module_files(module: str, root: Path) -> set[Path]:
@@ -142,7 +159,37 @@ def default_preset(device: str) -> str:
     return "quick" if device == "cpu" else "full"
 
 
+SUMS = "SHA256SUMS"
+"""In a run's folder: the digest of each of its files, in the form that `sha256sum --check` reads."""
+
+
+def seal(folder: Path) -> None:
+    """Write down what the files of a run are, so that `read_record` sees a later change of any."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names if name != SUMS]
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_sealed(folder: Path) -> bool:
+    """Every file of a run is as it was when the run ended."""
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        return "record.json" in sums and all(_sha256(folder / name) == digest for name, digest in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a finished run; None where there is none, or where one of its files is cut off, edited or gone."""
+    return parse_record(path) if is_sealed(path.parent) else None
+
+
+def parse_record(path: Path) -> dict[str, Any] | None:
     """A run record, or None where there is none, or where it is cut off or lacks a figure."""
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -150,8 +197,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         return None
-    drawn = [path.parent / figure[scheme] for figure in record["figures"] for scheme in ("light", "dark")]
-    return record if all(figure.is_file() for figure in drawn) else None
+    try:
+        drawn = [figure[scheme] for figure in record["figures"] for scheme in ("light", "dark")]
+    except (TypeError, KeyError):
+        return None
+    inside = all(isinstance(name, str) and FIGURE.fullmatch(name) for name in drawn)
+    return record if inside and all((path.parent / name).is_file() for name in drawn) else None
 
 
 def last_good(project: Project, slug: str) -> tuple[dict[str, Any], Path] | None:

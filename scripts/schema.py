@@ -21,16 +21,37 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=600, pattern=r"
 Prose = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 NumberRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_.-]+){1,3}$", max_length=160)]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s<>\"']+$", max_length=400)]
+Url = Annotated[
+    str, StringConstraints(pattern=r"^https://[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[^\s<>\"'`{}|\\^]*)?$", max_length=400)
+]
+Doi = Annotated[str, StringConstraints(pattern=r"^10\.\d{4,9}/[^\s<>\"'`{}|\\^]+$", max_length=200)]
+Arxiv = Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
+
+HINTS = {
+    "url": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
+    "code": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
+    "doi": "is no DOI, write it without the resolver's address: 10.1007/978-3-030-58452-8_13",
+    "arxiv": 'is no arXiv id, write the number alone, in quotes: "2005.12872"',
+    "build": "is no model to count, write library/model: timm/vit_base_patch16_224",
+    "input": "is no input size, write for example 224 x 224",
+    "name": "is no name: no line break and none of < > { } ` | \\",
+    "claim": "has to be one line",
+    "choose": "is no slug: small letters, digits and single hyphens",
+    "card": "is no slug: small letters, digits and single hyphens",
+    "number": "is no reference to a number, write variant/metric",
+}
+"""What to tell an editor whose text has not the form that a field of this name wants."""
 
 SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-QUANTITY = re.compile(r"^(-?\d+(?:\.\d+)?)(?: ?([kMGT]))?$")
+QUANTITY = re.compile(r"^(-?\d{1,15}(?:\.\d{1,9})?)(?: ?([kMGT]))?$")
+MOST = 100
+"""Entries of a list of a card at most; of the references and variants, three times as many."""
 
 
 class Model(BaseModel):
     """A frozen part of a card that knows no other keys than its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class _OneOrMore:
@@ -66,7 +87,7 @@ class Quantity(Model):
             return data
         match = QUANTITY.match(str(data).strip()) if not isinstance(data, bool) else None
         if match is None:
-            raise ValueError(f"{data!r} is not a number, write for example 42.0 or 41 M")
+            raise ValueError(f"{str(data)[:60]!r} is not a number, write for example 42.0 or 41 M")
         return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
 
     @classmethod
@@ -153,7 +174,7 @@ class Count(Model):
 
     build: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")]
     """Library and model: timm/vit_base_patch16_224, or ours/unet_2015."""
-    input: Annotated[str, StringConstraints(pattern=r"^\d+( x \d+){1,3}$")]
+    input: Annotated[str, StringConstraints(pattern=r"^\d{1,5}( x \d{1,5}){1,3}$")]
     """Input size for the count: 224 x 224."""
     differs: Line | None = None
     """The reason, where the count differs from the published figure by more than 2 %."""
@@ -169,7 +190,7 @@ class Variant(Model):
     what this model reaches."""
     count: Count | None = None
     """What to build in order to count it."""
-    numbers: dict[Slug, Row] = Field(default_factory=dict)
+    numbers: dict[Slug, Row] = Field(default_factory=dict, max_length=MOST)
     """Table id -> this variant's row of it."""
 
 
@@ -239,7 +260,7 @@ class Revision(Model):
     """What is true instead."""
     source: Cite
     """Where that stands."""
-    reported: Annotated[tuple[Reported, ...], _OneOrMore()] = ()
+    reported: Annotated[tuple[Reported, ...], Field(max_length=MOST), _OneOrMore()] = ()
     """Assertion over published figures that the correction rests on."""
 
 
@@ -250,9 +271,9 @@ class Claim(Model):
     """One sentence. Figures in it are references: [[r50/AP_L]]."""
     because: Prose
     """The mechanism behind it."""
-    reported: Annotated[tuple[Reported, ...], _OneOrMore()] = ()
+    reported: Annotated[tuple[Reported, ...], Field(max_length=MOST), _OneOrMore()] = ()
     """Assertion (or a list of them) over published figures."""
-    shown: Annotated[tuple[Shown, ...], _OneOrMore()] = ()
+    shown: Annotated[tuple[Shown, ...], Field(max_length=MOST), _OneOrMore()] = ()
     """Assertion (or a list of them) over the results of the example."""
     source: Cite | None = None
     """Where the claim itself is stated."""
@@ -275,6 +296,7 @@ class Relation(Model):
     """A model that this one builds on, or that followed it."""
 
     name: Name
+    """Name of that model."""
     change: Line
     """One line: what was taken over, or what changed."""
     card: Slug | None = None
@@ -287,7 +309,9 @@ class Stated(Model):
     """A statement with its place in a source."""
 
     text: Prose
+    """One statement, in your words."""
     source: Cite | None = None
+    """Where it stands."""
 
 
 class Release(Model):
@@ -339,17 +363,21 @@ class Reference(Model):
     """A source. At least one of doi, arxiv and url."""
 
     type: Literal["article", "inproceedings", "preprint", "software", "webpage"]
+    """Kind of source."""
     title: Line
-    authors: tuple[Line, ...] = Field(min_length=1)
+    """Title as it is printed."""
+    authors: tuple[Line, ...] = Field(min_length=1, max_length=3 * MOST)
     """Given name first: Nicolas Carion. An organisation as it calls itself."""
     venue: Line | None = None
     """Short: ECCV 2020."""
     year: Annotated[int, Field(ge=1950, le=2100)]
-    doi: Annotated[str, StringConstraints(pattern=r"^10\.\d{4,9}/\S+$")] | None = None
+    """Year in which it came out."""
+    doi: Doi | None = None
     """Without the resolver's address: 10.1007/978-3-030-58452-8_13."""
-    arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+/\d{7})$")] | None = None
+    arxiv: Arxiv | None = None
     """Number alone, in quotes: "2005.12872"."""
     url: Url | None = None
+    """Page of the source, for example of the paper or the repository."""
     code: Url | None = None
     """Official code."""
 
@@ -381,34 +409,138 @@ class Card(Model):
         "foundation model",
     ]
     """Shelf that the model stands on."""
-    tasks: tuple[Name, ...] = Field(min_length=1)
+    tasks: tuple[Name, ...] = Field(min_length=1, max_length=MOST)
     """Tasks, by the names in _vocabulary.yml."""
     purpose: Line
     """What it is for, one or two sentences."""
     concept: Prose
     """The idea, step by step, in the reader's words, with the central equation in $...$."""
-    confused_with: tuple[Line, ...] = ()
+    confused_with: tuple[Line, ...] = Field(default=(), max_length=MOST)
     """Other things of the same name, and how to tell them apart."""
     hero: Identifier | None = None
     """Name of the example's figure that explains the idea."""
-    pros: tuple[Claim, ...] = Field(min_length=1)
-    cons: tuple[Claim, ...] = Field(min_length=1)
-    use_when: tuple[Advice, ...] = Field(min_length=1)
-    avoid_when: tuple[Advice, ...] = Field(min_length=1)
-    builds_on: tuple[Relation, ...] = ()
-    succeeded_by: tuple[Relation, ...] = ()
+    pros: tuple[Claim, ...] = Field(min_length=1, max_length=MOST)
+    """What speaks for the model."""
+    cons: tuple[Claim, ...] = Field(min_length=1, max_length=MOST)
+    """What speaks against it."""
+    use_when: tuple[Advice, ...] = Field(min_length=1, max_length=MOST)
+    """Situations in which it is the right choice."""
+    avoid_when: tuple[Advice, ...] = Field(min_length=1, max_length=MOST)
+    """Situations in which another model is better, with its card in `choose`."""
+    builds_on: tuple[Relation, ...] = Field(default=(), max_length=MOST)
+    """Models that it takes something over from."""
+    succeeded_by: tuple[Relation, ...] = Field(default=(), max_length=MOST)
+    """Models that followed it."""
     least_data: LeastData | None = None
     """How few labelled images are known to be enough, for the page Choose."""
     licences: Licences
-    tables: dict[Slug, Table] = Field(default_factory=dict)
+    """Under what the official code and weights may be used."""
+    tables: dict[Slug, Table] = Field(default_factory=dict, max_length=MOST)
     """Id -> a place that numbers come from."""
-    variants: dict[Slug, Variant] = Field(default_factory=dict)
+    variants: dict[Slug, Variant] = Field(default_factory=dict, max_length=3 * MOST)
     """Id -> a published size or configuration."""
-    limitations: tuple[Stated, ...] = ()
+    limitations: tuple[Stated, ...] = Field(default=(), max_length=MOST)
     """What the authors themselves say it cannot do."""
-    notes: tuple[Stated, ...] = ()
+    notes: tuple[Stated, ...] = Field(default=(), max_length=MOST)
     """Remarks that are neither pro nor con."""
-    references: dict[Identifier, Reference] = Field(min_length=1)
+    references: dict[Identifier, Reference] = Field(min_length=1, max_length=3 * MOST)
     """Key -> source. Keys read carion2020."""
     reviewed: dt.date
     """Day on which a person last compared the card with its sources: 2026-11-22."""
+
+
+class Metric(Model):
+    """A metric that tables may hold."""
+
+    label: Name
+    """Short name, as a table's head shows it."""
+    unit: Annotated[str, StringConstraints(max_length=40, pattern=r"^[^<>{}`|\\]*$")] = ""
+    kind: Literal["size", "compute", "quality", "speed", "memory", "cost"]
+    """Says which conditions have to agree before two numbers are compared."""
+    better: Literal["higher", "lower"]
+    definition: Line
+    headline: bool = False
+    """Drawn in charts."""
+
+
+class Term(Model):
+    """A term of the glossary."""
+
+    aliases: tuple[Name, ...] = ()
+    definition: Prose
+    see: tuple[Slug, ...] = ()
+
+
+class NotePlace(Model):
+    """Where a line of the notes went: a field of a card, or one of its claims."""
+
+    card: Slug
+    field: Identifier | None = None
+    claim: Line | None = None
+
+    @model_validator(mode="after")
+    def one_place(self) -> Self:
+        """Raises ValueError unless it names a field or a claim."""
+        if (self.field is None) == (self.claim is None):
+            raise ValueError(f"a place names a claim or a field of the card {self.card!r}")
+        return self
+
+
+class Note(Model):
+    """A line of the notes, and where it went."""
+
+    line: Prose
+    places: tuple[NotePlace, ...]
+
+
+Permission = Literal["yes", "terms", "unclear", "no"]
+
+
+class Permitted(Model):
+    """What a licence, or the terms of a data set or a package, allow."""
+
+    licence: Name | None = None
+    """Of a data set or package: one of `licences`, whose verdicts hold where none are given here."""
+    uses: dict[Name, Permission] = Field(default_factory=dict)
+    """Use -> yes; terms, which bind what you ship; unclear; or no."""
+    because: Line | None = None
+    url: Url | None = None
+
+
+class Rule(Model):
+    """When an answer leaves a model out; read by the page Choose."""
+
+    fact: Identifier
+    test: Literal["contains", "at_most", "allows"]
+    any: tuple[Name, ...] | None = None
+    """With `contains`: one of these has to be among the facts, whatever the answer."""
+    of: Identifier | None = None
+    """The question whose answer says which of several facts counts."""
+
+
+class Question(Model):
+    """A question of the page Choose."""
+
+    id: Identifier
+    ask: Line
+    options: Literal["tasks", "uses", "devices"] | tuple[Name, ...] | None = None
+    """Answers to choose from; none for a number."""
+    unit: Name | None = None
+    rule: Rule | None = None
+    because: Line | None = None
+    """Said of a model that is left out; {answer} and {fact} are filled in."""
+    unknown: Line | None = None
+    """Said of a model of which the fact is not known."""
+
+
+class Vocabulary(Model):
+    """The files of model_cards/ with a leading underscore, together."""
+
+    tasks: dict[Name, Line] = Field(default_factory=dict)
+    metrics: dict[Identifier, Metric] = Field(default_factory=dict)
+    glossary: dict[Name, Term] = Field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    licences: dict[Name, Permitted] = Field(default_factory=dict)
+    datasets: dict[Name, Permitted] = Field(default_factory=dict)
+    packages: dict[Name, Permitted] = Field(default_factory=dict)
+    questions: tuple[Question, ...] = ()

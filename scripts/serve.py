@@ -60,6 +60,7 @@ def _builder(project: Project) -> Callable[[bool], None]:
 
     def rebuild(dirty: bool) -> None:
         config = load_config(str(project.root / "mkdocs.yml"), site_dir=str(folder))
+        config.extra["served"] = True  # without a policy: the reload script is inline
         config.plugins.on_startup(command="serve", dirty=dirty)
         index = found.read_bytes() if dirty and found.is_file() else None
         build(config, dirty=dirty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -12,19 +13,23 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scripts import cells, charts, choice, comparison, counts, exports, latency, pages, runs, studies
+from scripts import counts, latency, runs, studies
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
 
+if TYPE_CHECKING:
+    from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
+
 GENERATED = (
-    "api", "charts", "choose", "compare", "detectors", "evidence", "examples", "figures", "glossary", "index.md",
-    "licensing", "lineage", "models", "notes", "numbers", "scaling", "tasks",
+    "api", "charts", "choose", "compare", "detectors", "downloads", "evidence", "examples", "feed.xml", "figures",
+    "glossary", "index.md", "licensing", "lineage", "llms-full.txt", "llms.txt", "models", "notes", "numbers", "scaling",
+    "tasks",
 )  # fmt: skip
 """What `render` writes below docs/; everything else there is written by hand."""
 
@@ -90,9 +95,12 @@ _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
 
 def render(project: Project, knowledge: Knowledge) -> int:
     """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
+    from scripts import choice, comparison, exports, pages
+
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
     examples = {slug: _example(slug, text) for slug, text in scripts.items()}
-    texts = pages.render(knowledge, examples, repository(project)) | exports.render(knowledge)
+    home = repository(project)
+    texts = pages.render(knowledge, examples, home) | exports.render(knowledge, home)
     texts |= comparison.render(knowledge) | choice.render(knowledge)
     written = {path: text.encode() for path, text in texts.items()} | _drawn_charts(project, knowledge)
     written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
@@ -103,6 +111,8 @@ def render(project: Project, knowledge: Knowledge) -> int:
 
 
 def _example(slug: str, script: str) -> pages.Example:
+    from scripts import cells, pages
+
     read = cells.read_cells(script)
     return pages.Example(slug, cells.title_of(read), read)
 
@@ -120,6 +130,8 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
 
 def _drawn_charts(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
     """The files of the charts by path below docs/: a picture for each scheme, the data, and the library to explore it."""
+    from scripts import charts
+
     made = charts.charts(knowledge)
     files = {f"charts/{chart.name}.json": charts.explorable(chart).encode() for chart in made}
     for chart in made:
@@ -161,6 +173,8 @@ def _notebook_path(project: Project, slug: str) -> Path:
 
 def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
     """Notebooks of the scripts that changed: nbconvert takes a second to import."""
+    from scripts import cells
+
     stamp = project.build / "notebooks.json"
     digests = {slug: hashlib.sha256(text.encode()).hexdigest() for slug, text in scripts.items()}
     made = _read_json(stamp)
@@ -184,8 +198,12 @@ def write(path: Path, content: bytes) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:  # a full disk most of all: leave no half file behind
+        part.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -205,22 +223,45 @@ def build(project: Project) -> bool:
     Raises:
         RuntimeError: MkDocs failed; the last good site is untouched.
     """
+    from scripts import archive, exports
+
     stamp = project.build / "site.sha256"
+    recover(project)
     current = _inputs_digest(project)
     if project.site.is_dir() and stamp.is_file() and stamp.read_text() == current:
         return False
-    aside = project.build / "site.new"
+    aside = _aside(project)
     shutil.rmtree(aside, ignore_errors=True)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(aside)]
     done = subprocess.run(
         command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
     )
     if done.returncode:
+        shutil.rmtree(aside, ignore_errors=True)
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
         lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
         raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
+    archive.write_archive(aside, aside / exports.ARCHIVE)
+    stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
     write(stamp, current.encode())
     return True
+
+
+def _aside(project: Project) -> Path:
+    return project.build / "site.new"
+
+
+def recover(project: Project) -> None:
+    """Bring back the last good site, if a build was killed in the moment between the two renames of `_swap`."""
+    last = _last(_aside(project))
+    if last.is_dir() and not project.site.exists():
+        last.rename(project.site)
+
+
+def _last(new: Path) -> Path:
+    return new.with_suffix(".last")
 
 
 def mkdocs_environment() -> dict[str, str]:
@@ -230,8 +271,8 @@ def mkdocs_environment() -> dict[str, str]:
 
 
 def _swap(new: Path, old: Path) -> None:
-    """Put a folder in the place of another; at each moment one of them is there whole."""
-    last = new.with_suffix(".last")
+    """Put a folder in the place of another; at each moment one of them is there whole (see `recover`)."""
+    last = _last(new)
     shutil.rmtree(last, ignore_errors=True)
     if old.exists():
         old.rename(last)
@@ -242,7 +283,7 @@ def _swap(new: Path, old: Path) -> None:
 def _inputs_digest(project: Project) -> str:
     """Hash of all that MkDocs reads: the docs folder, its settings, and the modules that the reference describes."""
     total = hashlib.sha256()
-    folders = [project.docs, project.root / "scripts", project.examples / "lab"]
+    folders = [project.docs, project.root / "overrides", project.root / "scripts", project.examples / "lab"]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for path in sorted([*files, project.root / "mkdocs.yml"]):
         total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())

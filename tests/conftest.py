@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
+from scripts import site
 from scripts.__main__ import main
 from scripts.project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path(__file__).parent / "tiny"
 BROKEN = Path(__file__).parent / "broken"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+if CHROMIUM is None and os.environ.get("CI"):
+    pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here, so no page was tested in a browser: apt-get install chromium"
+)
 
 
 @dataclass(frozen=True)
@@ -57,3 +72,40 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text("utf-8")
     assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path.name}"
     path.write_text(text.replace(old, new), "utf-8")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing: the requests are not the tests' output."""
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a local server of a folder."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def guarded(tiny: Project) -> Project:
+    """The tiny project with this project's theme."""
+    subprocess.run(["cp", "-r", str(ROOT / "overrides"), str(tiny.root)], check=True)
+    settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
+    settings = settings.replace(
+        'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'
+    )
+    (tiny.root / "mkdocs.yml").write_text(settings.replace("font: false", "font: false, custom_dir: overrides"))
+    site.render(tiny, site.gather(tiny))
+    assert site.build(tiny)
+    return tiny

@@ -5,14 +5,10 @@ The site is that of this project: its cards, pages, style and figures.
 
 from __future__ import annotations
 
-import functools
 import gzip
-import http.server
-import os
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,27 +16,22 @@ from pathlib import Path
 import pytest
 import yaml
 from axe_core_python.sync_playwright import Axe
-from conftest import ROOT
-from playwright.sync_api import Browser, Page, sync_playwright
+from conftest import ROOT, needs_chromium, serving
+from playwright.sync_api import Browser, Page
 
 from scripts import runs
 from scripts.project import Project
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
     "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/",
-    "numbers": "numbers/", "scaling": "scaling/",
-    "charts": "charts/", "detectors": "detectors/", "licensing": "licensing/", "evidence": "evidence/",
-    "examples": "examples/", "example": "examples/unet/", "glossary": "glossary/", "notes": "notes/",
-    "hand-written": "about/evidence/", "reference": "reference/lab/",
+    "numbers": "numbers/", "scaling": "scaling/", "charts": "charts/", "detectors": "detectors/",
+    "licensing": "licensing/", "evidence": "evidence/", "examples": "examples/", "example": "examples/unet/",
+    "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
+    "downloads": "downloads/",
 }  # fmt: skip
 
-if CHROMIUM is None and os.environ.get("CI"):
-    pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium here, so no page was tested in a browser: apt-get install chromium"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="session")
@@ -73,26 +64,10 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing: the requests are not the tests' output."""
-
-
 @pytest.fixture(scope="session")
 def address(built: Path) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(built))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield opened
-        opened.close()
+    with serving(built) as address:
+        yield address
 
 
 @pytest.fixture

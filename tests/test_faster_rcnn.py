@@ -33,6 +33,7 @@ def a_model(seed: int = 0) -> Any:
     return rcnn.FasterRCNN(rcnn.FITTED, 2, 64).eval()
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_offsets_are_those_of_torchvision_and_lead_back_to_the_box(seed: int) -> None:
     boxes, anchors = random_boxes(5, seed), random_boxes(5, seed + 1)
@@ -52,7 +53,7 @@ def test_anchors_are_those_of_torchvision_half_a_cell_further() -> None:
     assert {tuple(box) for box in ours.round().tolist()} == {tuple(box) for box in expected.tolist()}
 
 
-@settings(max_examples=30)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_roi_align_by_matrices_is_that_of_torchvision(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +66,7 @@ def test_roi_align_by_matrices_is_that_of_torchvision(seed: int) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=30)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_each_object_has_an_anchor_and_background_overlaps_no_object(seed: int) -> None:
     boxes = random_boxes(3, seed)[None]
@@ -89,7 +90,7 @@ def test_a_sample_has_its_size_its_share_and_nothing_that_does_not_count() -> No
     assert not (chosen & (owner == -2)).any()
 
 
-@settings(max_examples=30)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_regions_of_a_batch_are_those_of_each_image_alone(seed: int) -> None:
     boxes = random_boxes(80, seed).view(2, 40, 4)

@@ -51,7 +51,11 @@ def test_an_edit_of_a_card_writes_the_pages_that_show_it_and_no_other(tiny: Proj
     edit(tiny.cards / "beta.yml", "It has more weights.", "It has far more weights.")
     command("render")
     after = snapshot(tiny.docs)
-    assert {name for name in after if after[name] != before.get(name)} == {"models/beta.md", "api/models/beta.json"}
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "models/beta.md",
+        "api/models/beta.json",
+        "llms-full.txt",
+    }
 
 
 def test_what_is_no_longer_made_is_deleted_and_what_is_written_by_hand_stays(tiny: Project, command: Command) -> None:

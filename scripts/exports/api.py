@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.evidence import Finding, Judged
-from scripts.knowledge import SIZE_METRICS, Knowledge, introduction, size_of
+from scripts.knowledge import SIZE_METRICS, Knowledge, addresses, introduction, size_of
 from scripts.numbers import Published, index
-from scripts.pages import addresses
 from scripts.scaling import LABELS, Measured
 from scripts.schema import Card, Cite, Relation, Stated
 

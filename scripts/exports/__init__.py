@@ -1,0 +1,40 @@
+"""What the site offers to programs and to other collections, one module per kind; all are views of the knowledge."""
+
+from __future__ import annotations
+
+from scripts.exports import api, citations, collections, feeds, numbers_table
+from scripts.knowledge import Knowledge
+
+ARCHIVE = "downloads/model-comparisons.zip"
+"""The whole site; made when the site is built (`scripts.archive`)."""
+
+ALL = (
+    ("downloads/numbers.csv", "Every published number: value, unit, conditions, source and exact place", "CSV"),
+    ("downloads/references.bib", "All references of all cards", "BibTeX"),
+    ("downloads/references.json", "The same for Zotero, Pandoc and their kind", "CSL-JSON"),
+    ("api/models.json", "The index of the interface; each model's file is below", "JSON"),
+    ("feed.xml", "The cards, last reviewed first, for a feed reader", "Atom"),
+    ("llms.txt", "The site in brief for a language model, with links", "Markdown"),
+    ("llms-full.txt", "All cards as one plain text", "Markdown"),
+    (ARCHIVE, "The whole site to read without a network: unpack it, open index.html (only the search needs a server)", "ZIP"),
+)  # fmt: skip
+"""Files for all models together: (path, what it is, format)."""
+
+EACH = (
+    ("api/models/{}.json", "JSON"),
+    ("downloads/bibtex/{}.bib", "BibTeX"),
+    ("downloads/huggingface/{}.yml", "Hugging Face"),
+    ("downloads/openmmlab/{}/metafile.yml", "OpenMMLab"),
+)
+"""Files per model: (path with the slug's place, format)."""
+
+
+def render(knowledge: Knowledge, repository: str) -> dict[str, str]:
+    """The text of each file, by path below `docs/`."""
+    return {
+        **api.render(knowledge),
+        **citations.render(knowledge),
+        **collections.render(knowledge),
+        **feeds.render(knowledge, repository),
+        "downloads/numbers.csv": numbers_table.csv_of(knowledge),
+    }

@@ -1,0 +1,62 @@
+"""References for the tools that people write with: BibTeX and CSL-JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scripts.bibtex import bibtex
+from scripts.knowledge import Knowledge
+from scripts.schema import Reference
+
+CSL_TYPES = {
+    "article": "article-journal", "inproceedings": "paper-conference", "preprint": "article", "software": "software",
+    "webpage": "webpage",
+}  # fmt: skip
+
+
+def render(knowledge: Knowledge) -> dict[str, str]:
+    """One file per model and one of all, by path below `docs/`."""
+    everything = all_references(knowledge)
+    items = [csl_item(key, reference) for key, reference in everything.items()]
+    each = {f"downloads/bibtex/{card.slug}.bib": bibtex(card.references) + "\n" for card in knowledge.cards}
+    return each | {
+        "downloads/references.bib": bibtex(everything) + "\n",
+        "downloads/references.json": json.dumps(items, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+    }
+
+
+def all_references(knowledge: Knowledge) -> dict[str, Reference]:
+    """All references sorted by key; a key that means another work on another card gets that card's name appended."""
+    found: dict[str, Reference] = {}
+    for card in knowledge.cards:
+        for key, reference in card.references.items():
+            known = found.setdefault(key, reference)
+            if known.title.lower() != reference.title.lower():
+                found[f"{key}-{card.slug}"] = reference
+    return dict(sorted(found.items()))
+
+
+def csl_item(key: str, reference: Reference) -> dict[str, Any]:
+    """One reference as an item of CSL-JSON."""
+    fields = {
+        "id": key,
+        "type": CSL_TYPES[reference.type],
+        "title": reference.title,
+        "author": [_csl_name(name) for name in reference.authors],
+        "issued": {"date-parts": [[reference.year]]},
+        "container-title": reference.venue,
+        "DOI": reference.doi,
+        "URL": reference.url or (f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else reference.code),
+        "archive": "arXiv" if reference.arxiv else None,
+        "archive_location": reference.arxiv,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _csl_name(name: str) -> dict[str, str]:
+    """`Given Family`; an organisation, which has one word or an `and`, keeps its name whole."""
+    if " and " in name:
+        return {"literal": name}
+    given, _, family = name.rpartition(" ")
+    return {"given": given, "family": family} if given else {"literal": name}

@@ -1,0 +1,63 @@
+"""Every published number as one row of a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from scripts.knowledge import Knowledge, addresses
+from scripts.numbers import Published, published
+from scripts.schema import Conditions
+
+CONDITIONS = tuple(name for name in Conditions.model_fields if name != "metric")
+COLUMNS = (
+    "card", "variant", "name", "metric", "value", "printed", "unit", *CONDITIONS, "metric_definition", "table",
+    "source", "source_title", "source_address", "where", "note", "half_of_flops",
+)  # fmt: skip
+
+
+def csv_of(knowledge: Knowledge) -> str:
+    """The file's text: a head, then the cards in order of their slugs."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for card in knowledge.cards:
+        for number in published(card):
+            writer.writerow({name: _harmless(value) for name, value in _row(number, knowledge).items()})
+    return text.getvalue()
+
+
+def _row(number: Published, knowledge: Knowledge) -> dict[str, object]:
+    card = knowledge.library.cards[number.card]
+    reference = card.references[number.source]
+    conditions = number.conditions.model_dump()
+    return {
+        "card": card.slug,
+        "variant": number.variant,
+        "name": card.variants[number.variant].name,
+        "metric": number.metric,
+        "value": f"{number.quantity.value:.15g}",
+        "printed": number.quantity.printed,
+        "unit": knowledge.library.vocabulary["metrics"][number.metric].get("unit", ""),
+        **{name: conditions[name] or "" for name in CONDITIONS},
+        "metric_definition": conditions["metric"] or "",
+        "table": number.table,
+        "source": number.source,
+        "source_title": reference.title,
+        "source_address": addresses(reference)[0][1],
+        "where": number.where,
+        "note": number.note or "",
+        "half_of_flops": "yes" if number.halved else "",
+    }
+
+
+def _harmless(value: object) -> object:
+    """A text that a spreadsheet would take for a formula is quoted; a negative number is none."""
+    text = str(value)
+    if not text.startswith(("=", "+", "-", "@", "\t")):
+        return value
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return value
