@@ -96,6 +96,19 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
             yield from _unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
             yield from _check_licence(source, where, value)
+        elif where[0] == "licences" and where[-2] in ("data", "packages", "variants"):
+            yield from _check_release(library, slug, where, value)
+
+
+def _check_release(library: Library, slug: str, where: Path_, value: str) -> Iterator[Problem]:
+    """The training data, packages and variants of a release have to be known."""
+    kind = str(where[-2])
+    data, packages = library.names("datasets"), library.names("packages")
+    known, word = {
+        "data": (data, "data set of _licences.yml"), "packages": (packages, "package of _licences.yml"),
+        "variants": (library.cards[slug].variants, "variant"),
+    }[kind]  # fmt: skip
+    yield from _unknown(library.sources[slug], where, word, value, known)
 
 
 def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
