@@ -6,7 +6,7 @@ is its evaluation, and the verdict of a claim follows from its findings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -156,38 +156,62 @@ def _check_licence(library: Library, slug: str, assertion: Reported) -> Finding:
 
 
 def check_shown(slug: str, assertion: Shown, results: Mapping[str, Results]) -> Finding:
-    """Evaluate an assertion over the results of a run: it holds only if it holds for every seed."""
+    """Evaluate an assertion over the results of runs: it holds only if it holds for every seed."""
     owner, _, name = assertion.result.rpartition("/")
     owner = owner or slug
-    expected = assertion.not_here is None
-    of_run = results.get(owner)
-    if of_run is None:
-        return Finding(_shown_text(name, assertion), None, "no run yet", expected=expected)
-    wanted = [name, *(b for b in (assertion.above, assertion.below) if isinstance(b, str))]
-    for one in wanted:
-        if one not in of_run:
-            remark = f"the run of {owner} has no result {one!r}{nearest(one, of_run)}"
-            return Finding(_shown_text(name, assertion), None, remark, expected=expected)
-    result = of_run[name]
-    holds = all(_holds(i, value, assertion, of_run) for i, value in enumerate(result["values"]))
+    text, expected = _shown_text(name, assertion), assertion.not_here is None
+    try:
+        result = _result(owner, name, results)
+        holds = all(map(_holds(assertion, owner, result, results), range(len(result["values"])), result["values"]))
+    except LookupError as error:
+        return Finding(text, None, str(error.args[0]), expected=expected)
     observed = {
         "card": owner, "result": name, "values": list(result["values"]), "mean": result["mean"],
         "worst": _worst(result["values"], assertion), "unit": result["unit"], "meaning": result["meaning"],
         "exact": bool(result.get("exact")),
         "experiment": result.get("experiment"),
     }  # fmt: skip
-    return Finding(_shown_text(name, assertion), holds, assertion.not_here or "", observed=observed, expected=expected)
+    return Finding(text, holds, assertion.not_here or "", observed=observed, expected=expected)
 
 
-def _holds(seed: int, value: float, assertion: Shown, of_run: Results) -> bool:
+def _result(owner: str, name: str, results: Mapping[str, Results]) -> Mapping[str, Any]:
+    """A result of the run of `owner`. Raises LookupError where there is no run yet, or no such result in it."""
+    of_run = results.get(owner)
+    if of_run is None:
+        raise LookupError("no run yet")
+    if name not in of_run:
+        raise LookupError(f"the run of {owner} has no result {name!r}{nearest(name, of_run)}")
+    return of_run[name]
+
+
+def _holds(
+    assertion: Shown, owner: str, result: Mapping[str, Any], results: Mapping[str, Results]
+) -> Callable[[int, float], bool]:
+    """Whether the assertion holds for a seed and its value. Raises LookupError for a bound that cannot be compared."""
     if assertion.between:
-        return assertion.between[0] <= value <= assertion.between[1]
+        low, high = assertion.between
+        return lambda _, value: low <= value <= high
     bound = assertion.above if assertion.above is not None else assertion.below
-    if isinstance(bound, str):
-        values = of_run[bound]["values"]
-        bound = values[seed] if seed < len(values) else values[-1]  # an exact result has one value for all seeds
     assert bound is not None
-    return value > bound if assertion.above is not None else value < bound
+    values = _bound_values(bound, assertion, owner, result, results) if isinstance(bound, str) else [bound]
+    above = assertion.above is not None
+
+    def holds(seed: int, value: float) -> bool:
+        limit = values[min(seed, len(values) - 1)]  # an exact bound has one value for all seeds
+        return value > limit if above else value < limit
+
+    return holds
+
+
+def _bound_values(
+    bound: str, assertion: Shown, owner: str, result: Mapping[str, Any], results: Mapping[str, Results]
+) -> list[float]:
+    """The values of a bound that is itself a result; of another run only the same measure, over as many seeds."""
+    other, _, name = bound.rpartition("/")
+    found = _result(other or owner, name, results)
+    if other and (name != assertion.result.rpartition("/")[2] or len(found["values"]) != len(result["values"])):
+        raise LookupError(f"{bound}: two runs are compared only in the same measure, over as many seeds")
+    return list(found["values"])
 
 
 def _worst(values: Sequence[float], assertion: Shown) -> float:

@@ -231,14 +231,18 @@ class Reported(Model):
         return self
 
 
+ResultRef = Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z][a-z0-9_]*$", max_length=120)]
+
+
 class Shown(Model):
     """An assertion over the results of an example's run. It has to hold for every seed."""
 
-    result: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z][a-z0-9_]*$")]
+    result: ResultRef
     """Name of a result of this card's example; other-card/name for another one's."""
-    above: float | Identifier | None = None
-    """Bound, or another result (compared seed by seed), that every seed exceeds."""
-    below: float | Identifier | None = None
+    above: float | ResultRef | None = None
+    """Bound, or another result (compared seed by seed), that every seed exceeds; other-card/name for the same measure of
+    another run on the shared benchmark."""
+    below: float | ResultRef | None = None
     """Bound, or another result (compared seed by seed), that every seed stays under."""
     between: tuple[float, float] | None = None
     """Bounds that every seed lies between."""

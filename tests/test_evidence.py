@@ -177,3 +177,24 @@ def test_a_result_that_the_run_lacks_is_an_error_with_the_nearest_name(tiny: Pro
     assert done.stdout.startswith(
         "model_cards/alpha.yml:24:13: the run of alpha has no result 'secnd', did you mean 'second'?"
     )
+
+
+def test_runs_of_two_models_are_compared_seed_by_seed_in_the_same_measure() -> None:
+    results = {"alpha": {"ap": result(2, 3)}, "beta": {"ap": result(1, 2), "time": result(0, 0), "few": result(1)}}
+    assert check_shown("alpha", Shown(result="ap", above="beta/ap"), results).holds is True
+    assert check_shown("beta", Shown(result="ap", above="alpha/ap"), results).holds is False
+
+
+@pytest.mark.parametrize(
+    ("bound", "remark"),
+    [
+        ("beta/time", "beta/time: two runs are compared only in the same measure, over as many seeds"),
+        ("beta/ap", "beta/ap: two runs are compared only in the same measure, over as many seeds"),
+        ("gamma/ap", "no run yet"),
+        ("beta/app", "the run of beta has no result 'app', did you mean 'ap'?"),
+    ],
+)
+def test_runs_that_cannot_be_compared_say_why(bound: str, remark: str) -> None:
+    results = {"alpha": {"ap": result(2, 3)}, "beta": {"ap": result(1, 2, 3), "time": result(0, 0)}}
+    finding = check_shown("alpha", Shown(result="ap", above=bound), results)
+    assert (finding.holds, finding.remark) == (None, remark)
