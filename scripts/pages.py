@@ -297,7 +297,7 @@ class _Site:
         return {
             "root": root, "repository": self.repository, "front": _front, "prose": writer.prose,
             "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
-            "evidence_link": writer.evidence_link, "evidence_summary": _evidence_summary,
+            "evidence_link": writer.evidence_link, "model_name": self._name, "evidence_summary": _evidence_summary,
         }  # fmt: skip
 
 
