@@ -18,10 +18,14 @@ BYTES = 4  # of a weight in fp32
 
 
 def render(knowledge: Knowledge) -> dict[str, str]:
-    """`api/choose.json`: the questions with their options, and the facts of every model."""
+    """`api/choose.json`: what the page Choose goes by, for programs; the page holds a copy."""
+    return {"api/choose.json": json.dumps(content(knowledge), ensure_ascii=False, indent=1, sort_keys=True) + "\n"}
+
+
+def content(knowledge: Knowledge) -> dict[str, Any]:
+    """The questions with their options, and the facts of every model."""
     models = [facts(card, knowledge) for card in knowledge.cards]
-    content = {"schema": 1, "questions": questions(knowledge), "models": models}
-    return {"api/choose.json": json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"}
+    return {"schema": 1, "questions": questions(knowledge), "models": models}
 
 
 def questions(knowledge: Knowledge) -> list[dict[str, Any]]:

@@ -169,16 +169,16 @@ def check_shown(slug: str, assertion: Shown, results: Mapping[str, Results]) -> 
         "card": owner, "result": name, "values": list(result["values"]), "mean": result["mean"],
         "worst": _worst(result["values"], assertion), "unit": result["unit"], "meaning": result["meaning"],
         "exact": bool(result.get("exact")),
-        "experiment": result.get("experiment"), **_rival(assertion, results),
+        "experiment": result.get("experiment"), "rival": _rival(assertion, results),
     }  # fmt: skip
     return Finding(text, holds, assertion.not_here or "", observed=observed, expected=expected)
 
 
-def _rival(assertion: Shown, results: Mapping[str, Results]) -> dict[str, Any]:
+def _rival(assertion: Shown, results: Mapping[str, Results]) -> dict[str, Any] | None:
     """The other model's side of an assertion over two runs."""
     bound = assertion.above if isinstance(assertion.above, str) else assertion.below
     other, _, name = bound.rpartition("/") if isinstance(bound, str) else ("", "", "")
-    return {"rival": {"card": other, "mean": results[other][name]["mean"]}} if other else {}
+    return {"card": other, "mean": results[other][name]["mean"]} if other else None
 
 
 def _result(owner: str, name: str, results: Mapping[str, Results]) -> Mapping[str, Any]:

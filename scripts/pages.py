@@ -219,9 +219,14 @@ class _Site:
         return _template("charts.md.j2").render(self._common("../") | {"charts": charts.charts(self.knowledge)})
 
     def choose(self) -> str:
-        models = [choice.facts(card, self.knowledge) | {"least_data": card.least_data} for card in self.knowledge.cards]
-        uses = licensing.all_uses(self.knowledge)
-        return _template("choose.md.j2").render(self._common("../") | {"models": models, "uses": uses})
+        content = choice.content(self.knowledge)
+        least = {card.slug: card.least_data for card in self.knowledge.cards}
+        return _template("choose.md.j2").render(
+            self._common("../") | {
+                "content": content, "models": [model | {"least_data": least[model["slug"]]} for model in content["models"]],
+                "uses": licensing.all_uses(self.knowledge),
+            }
+        )  # fmt: skip
 
     def licensing(self) -> str:
         rows = licensing.rows(self.knowledge)

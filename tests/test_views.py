@@ -102,7 +102,7 @@ def test_the_weight_of_a_model_is_four_bytes_for_each_parameter_of_its_smallest_
 
 
 def test_the_worst_of_code_and_weights_decides(knowledge: Knowledge) -> None:
-    rows = {row.card.slug: row for row in licensing.rows(knowledge) if row.release.name == "official"}
+    rows = {row.card.slug: row for row in reversed(licensing.rows(knowledge))}  # the first release of each card
     assert rows["yolov8"].uses["closed product"] == "no"
     assert rows["timesformer"].uses["research"] == "yes"
     assert rows["timesformer"].uses["internal use"] == "no"

@@ -1,9 +1,9 @@
-// The page Choose: evaluates the rules of model_cards/_choose.yml over the facts of the models, both in api/choose.json.
+// The page Choose: evaluates the rules of model_cards/_choose.yml over the facts of the models, both in the page.
 // The answers stand in the address, so that a choice can be shared.
 "use strict";
-(async () => {
+(() => {
   const form = document.getElementById("choose");
-  const { questions, models } = await (await fetch(form.dataset.source)).json();
+  const { questions, models } = JSON.parse(document.getElementById("choose-data").textContent);
   const params = new URLSearchParams(location.search);
   document.querySelectorAll(".with-script").forEach((part) => { part.hidden = false; });
 

@@ -111,7 +111,12 @@
   }
 
   async function showNumbers(models) {
-    data ??= await (await fetch(section.dataset.source)).json();
+    try {
+      data ??= await (await fetch(section.dataset.source)).json();
+    } catch {
+      section.replaceChildren(make("p", "The numbers could not be loaded; a copy of this site that is read from a disk cannot show them here."));
+      return;
+    }
     if (models.join() !== chosen().join()) return; // the choice changed while the numbers were on their way
     const found = new Map();
     for (const slug of models) for (const number of data.numbers[slug]) {
