@@ -27,7 +27,7 @@ check: .venv/.cards
 	@$(BIN)/python -m scripts check
 
 test: .venv/.test lint tools
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

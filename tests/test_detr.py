@@ -192,7 +192,7 @@ def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path
         "ap_small_gap", "steps_to_half_set", "more_steps_to_half", "self_attention_gain", "nms_gain_first_layer",
         "gap_large_over_small", "time_ratio", "ap50_one_to_many_nms", "ap_behind_dense",
     }  # fmt: skip
-    assert len(record["figures"]) == 8
+    assert len(record["figures"]) == 9
     for figure in record["figures"]:
         assert (tmp_path / figure["light"]).is_file()
         assert (tmp_path / figure["dark"]).is_file()
