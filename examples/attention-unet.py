@@ -31,6 +31,7 @@ from lab.metrics import dice, lesion_recall
 from lab.run import Experiment, Run
 from lab.training import count_parameters, fit, minibatches, seed_everything
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -46,7 +47,6 @@ MEASURES = {
     **{f"dice_{size}": f"Dice about the {size} tumours" for size in SIZES},
     "recall_small": "part of the small tumours that is found",
     "false_tumours": "predicted tumours per slice that touch no true one",
-    "border": "mean distance between predicted and true border about the tumours",
 }
 FIXED = 10_000  # seed of the test slices, the same for all networks
 Maps = list[Tensor]
@@ -77,7 +77,7 @@ class Preset:
 WIDTHS = ((8, 16, 32, 64), (8, 16, 33, 64), (6, 11, 24, 44))
 PRESETS = {
     "smoke": Preset(*WIDTHS, steps=2, slices=(8, 24)),
-    "quick": Preset(*WIDTHS, steps=280, slices=(320, 150)),
+    "quick": Preset(*WIDTHS, steps=140, slices=(280, 120)),
     "full": Preset((16, 32, 64, 128), (16, 32, 64, 133), (11, 22, 46, 93), steps=3000, slices=(3000, 600), batch=16),
 }
 
@@ -206,9 +206,10 @@ class Cascade(nn.Module):
 # ## Data and training
 # Axial slices of one template brain, warped elastically, each with up to three planted tumours; a quarter has none.
 # Training and test slices are bands of the head with a gap between them. It is one anatomy; the numbers say nothing
-# across patients. The loss is a soft Dice term, as in the paper, and the cross entropy, balanced by class; with the
-# cross entropy alone, a gated network of a trial seed found no tumour at all. One arm without gates gets deep
-# supervision in addition, the **recipe** of stronger U-Nets: a score map at every level of the decoder.
+# across patients. The loss of all arms is the cross entropy, balanced by class, plus a soft Dice term as in the paper.
+# That term was added after a gated network of a trial seed, trained with the cross entropy alone and looked at on test
+# slices, had found no tumour. One arm without gates gets deep supervision in addition, the **recipe** of stronger
+# U-Nets: a score map at every level of the decoder.
 
 
 # %%
@@ -227,41 +228,47 @@ def balance(labels: Tensor) -> Tensor:
     return weights / weights[0]
 
 
-def soft_dice_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """1 - Dice, mean over classes, with probabilities in place of labels: scores (B, K, H, W), labels (B, H, W)."""
-    p = scores.softmax(1)
-    y = functional.one_hot(labels, CLASSES).movedim(-1, 1)  # (B, H, W, K) -> (B, K, H, W)
+def segmentation_loss(scores: Tensor, labels: Tensor, weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Cross entropy, balanced by class, plus 1 - Dice with probabilities in place of labels, mean over classes.
+
+    Args:
+        scores: (B, K, H, W).
+        labels: (B, H, W).
+        weights: of the classes (K,).
+        counted: the pixels (B, H, W) that count; all of them without it.
+    """
+    mask = torch.ones_like(scores[:, :1]) if counted is None else counted[:, None].to(scores.dtype)  # (B, 1, H, W)
+    entropy = functional.cross_entropy(scores, labels, weights, reduction="none") * mask[:, 0]
+    p = scores.softmax(1) * mask
+    y = functional.one_hot(labels, CLASSES).movedim(-1, 1) * mask  # (B, H, W, K) -> (B, K, H, W)
     overlap, size = (p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))  # each (K,)
-    return 1 - ((2 * overlap + 1) / (size + 1)).mean()
+    balanced = entropy.sum() / (weights[labels] * mask[:, 0]).sum().clamp(min=1e-6)
+    return balanced + 1 - ((2 * overlap + 1) / (size + 1)).mean()
 
 
 Loss = Callable[..., Tensor]  # of model, images, labels and class weights
 
 
 def plain_loss(model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    scores = model(images)
-    return functional.cross_entropy(scores, labels, weight=weights) + soft_dice_loss(scores, labels)
+    return segmentation_loss(model(images), labels, weights)
 
 
 def recipe_loss(model: AttentionUNet, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross entropy and Dice at every level of the decoder, each level with half the weight of the finer one."""
+    """The loss at every level of the decoder, each level with half the weight of the finer one."""
     total = torch.zeros((), device=images.device)
     for level, features in enumerate(model.decode(model.encode(images))[0]):
         truth = labels[:, :: 2**level, :: 2**level]
-        scores = model.heads[level](features)
-        total = total + 0.5**level * (functional.cross_entropy(scores, truth, weights) + soft_dice_loss(scores, truth))
+        total = total + 0.5**level * segmentation_loss(model.heads[level](features), truth, weights)
     return total
 
 
 def cascade_loss(model: Cascade, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Both networks, the second within the region that the first finds or that the truth would give it."""
+    """The loss of both networks, of the second one in the region that the first finds or that the truth gives it."""
     found = model.find(images)
-    truth = functional.one_hot(labels, CLASSES).movedim(-1, 1).float()  # (B, K, H, W)
+    truth = functional.one_hot(labels, CLASSES).movedim(-1, 1).float()  # (B, H, W, K) -> (B, K, H, W)
     region = torch.maximum(model.region(found), model.region(truth))
-    inside = torch.where(region[:, 0] > 0, labels, -100)  # -100 does not count in the loss
-    second = functional.cross_entropy(model.segment(images * region), inside, weight=weights)
-    first = functional.cross_entropy(found, labels, weight=weights) + soft_dice_loss(found, labels)
-    return first + torch.nan_to_num(second)
+    second = segmentation_loss(model.segment(images * region), labels, weights, counted=region[:, 0])
+    return segmentation_loss(found, labels, weights) + second
 
 
 ARMS: Mapping[str, str] = {"plain": "no gates", "gated": "gates", "cascade": "cascade", "recipe": "no gates, recipe"}
@@ -344,32 +351,37 @@ def false_tumours(predicted: Tensor, labels: Tensor) -> float:
     return wrong / len(predicted)
 
 
-def border_distance(predicted: Tensor, slices: BrainSlices) -> float:
-    """Mean distance in mm between the borders of predicted and true tumour, both ways, about tumours that are found."""
-    found: list[float] = []
+def border_distances(predicted: Tensor, slices: BrainSlices) -> NDArray[np.float64]:
+    """Mean distance in mm between predicted and true border, both ways, of each true tumour; NaN where it is missed."""
+    distances: list[float] = []
     for there, lesions in zip((predicted == TUMOUR).numpy(), slices.lesions.numpy(), strict=True):
         components = ndimage.label(there, structure=np.ones((3, 3)))[0]
         for number in range(1, int(lesions.max()) + 1):
             truth = lesions == number
             touching = np.isin(components, np.setdiff1d(components[truth], 0))
-            if touching.any():
-                edges = [mask & ~ndimage.binary_erosion(mask) for mask in (truth, touching)]
-                far = [ndimage.distance_transform_edt(~edge) for edge in edges]
-                found.append(2.0 * float(np.concatenate([far[0][edges[1]], far[1][edges[0]]]).mean()))  # 2 mm a pixel
-    return float(np.mean(found)) if found else 100.0  # nothing found: as far as the brain is wide
+            edges = [mask & ~ndimage.binary_erosion(mask) for mask in (truth, touching)]
+            far = [ndimage.distance_transform_edt(~edge) for edge in edges]
+            both = np.concatenate([far[0][edges[1]], far[1][edges[0]]])
+            distances.append(2.0 * float(both.mean()) if touching.any() else np.nan)  # 2 mm a pixel
+    return np.array(distances)
 
 
-def measured(model: nn.Module, test: BrainSlices, alter: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """Each of `MEASURES` on the test slices."""
-    predicted = segmented(model, test.images, alter)
+def measured(predicted: Tensor, test: BrainSlices) -> dict[str, float]:
+    """Each of `MEASURES` of the predicted classes (B, H, W)."""
     grey, white, tumour = dice(predicted, test.labels, CLASSES)[[GREY, WHITE, TUMOUR]].tolist()
-    recall = lesion_recall(predicted == TUMOUR, test.labels == TUMOUR, area=SIZES["small"])
     scores = {"dice_grey": grey, "dice_white": white, "dice_tumour": tumour, **dice_by_size(predicted, test)}
-    scores |= {"recall_small": recall, "false_tumours": false_tumours(predicted, test.labels)}
-    return {name: scores.get(name, 0.0) for name in MEASURES} | {"border": border_distance(predicted, test)}
+    recall = lesion_recall(predicted == TUMOUR, test.labels == TUMOUR, area=SIZES["small"])
+    return scores | {"recall_small": recall, "false_tumours": false_tumours(predicted, test.labels)}
+
+
+def mean_or(values: NDArray[np.float64], otherwise: float) -> float:
+    """The mean of the values that are not NaN, where there are any."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else otherwise
 
 
 Networks = Mapping[str, Sequence[nn.Module]]  # one per seed, by arm
+Scores = Mapping[str, Sequence[dict[str, float]]]  # measures of each seed, by arm
 
 
 def train_all(run: Run, preset: Preset) -> dict[str, list[nn.Module]]:
@@ -557,7 +569,7 @@ def attend(run: Run, preset: Preset, models: Sequence[AttentionUNet], test: Brai
 
 
 # %%
-def draw_comparison(style: Style, scores: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def draw_comparison(style: Style, scores: Scores) -> Figure:
     """A panel for each of eight measures, a bar for each arm."""
     titles = {
         "dice_tumour": "Dice: all tumours",
@@ -581,13 +593,27 @@ def draw_comparison(style: Style, scores: Mapping[str, Sequence[Mapping[str, flo
 
 def paired(experiment: Experiment, name: str, better: Sequence[float], worse: Sequence[float], meaning: str) -> None:
     """Records what `better` is ahead of `worse`, seed by seed."""
-    values = [one - other for one, other in zip(better, worse, strict=True)]
-    experiment.result(name, values, unit="mm" if name.startswith("border") else "", meaning=meaning)
+    experiment.result(name, [a - b for a, b in zip(better, worse, strict=True)], unit="", meaning=meaning)
 
 
-def compare(run: Run, preset: Preset, networks: Networks, test: BrainSlices) -> dict[str, list[dict[str, float]]]:
+def compare_borders(experiment: Experiment, scores: Scores, predictions: Mapping[str, Maps], test: BrainSlices) -> None:
+    """The border error of every arm, and gaps over those tumours only that both networks of a pair find."""
+    distances = {arm: [border_distances(each, test) for each in seeds] for arm, seeds in predictions.items()}
+    for arm, name in ARMS.items():
+        for values, each in zip(scores[arm], distances[arm], strict=True):
+            values["border"] = mean_or(each, otherwise=100.0)  # as far as the brain is wide
+        meaning = f"mean distance between predicted and true border of the tumours that are found (100 if none): {name}"
+        experiment.result(f"border_{arm}", [values["border"] for values in scores[arm]], unit="mm", meaning=meaning)
+        if arm != "gated":
+            gaps = [mean_or(a - b, otherwise=0.0) for a, b in zip(distances["gated"], distances[arm], strict=True)]
+            meaning = f"mean distance between borders, tumours that both find (0 if there are none): gates minus {name}"
+            experiment.result(f"border_gap_{arm}", gaps, unit="mm", meaning=meaning)
+
+
+def compare(run: Run, preset: Preset, networks: Networks, test: BrainSlices) -> Scores:
     """Every measure of every arm, and the gaps between the gated network and the others."""
-    scores = {arm: [measured(model, test) for model in models] for arm, models in networks.items()}
+    predictions = {arm: [segmented(model, test.images) for model in models] for arm, models in networks.items()}
+    scores = {arm: [measured(each, test) for each in seeds] for arm, seeds in predictions.items()}
     experiment = run.experiment(
         "gates",
         question="What do gates add to a U-Net of the same size, for small tumours and for large ones?",
@@ -601,17 +627,17 @@ def compare(run: Run, preset: Preset, networks: Networks, test: BrainSlices) -> 
 
     for measure, meaning in MEASURES.items():
         for arm, name in ARMS.items():
-            unit = "mm" if measure == "border" else ""
-            experiment.result(f"{measure}_{arm}", values(arm, measure), unit=unit, meaning=f"{meaning}: {name}")
+            experiment.result(f"{measure}_{arm}", values(arm, measure), unit="", meaning=f"{meaning}: {name}")
             if arm != "gated":
                 gap = f"{meaning}: gates minus {name}"
                 paired(experiment, f"{measure}_gap_{arm}", values("gated", measure), values(arm, measure), gap)
-    gains = {
-        size: [a - b for a, b in zip(values("gated", f"dice_{size}"), values("plain", f"dice_{size}"), strict=True)]
+    compare_borders(experiment, scores, predictions, test)
+    small, large = (
+        [a - b for a, b in zip(values("gated", f"dice_{size}"), values("plain", f"dice_{size}"), strict=True)]
         for size in ("small", "large")
-    }
+    )
     meaning = "what gates add to the Dice about small tumours, less what they add about large ones"
-    paired(experiment, "gain_small_minus_large", gains["small"], gains["large"], meaning)
+    paired(experiment, "gain_small_minus_large", small, large, meaning)
     experiment.figure(
         "comparison",
         partial(draw_comparison, scores=scores),
@@ -643,38 +669,47 @@ ALTERED: Mapping[str, Callable[[Tensor], Tensor]] = {
 def without_tenth(alpha: Tensor, brain: Tensor, brightest: bool) -> Tensor:
     """Alpha (B, 1, H', W') with 0 at the brightest or the darkest tenth of the positions in the brain (B, H, W)."""
     inside = functional.interpolate(brain[:, None].float(), size=alpha.shape[-2:]) > 0
-    values = alpha[inside]
-    closed = (alpha >= values.quantile(0.9)) if brightest else (alpha <= values.quantile(0.1))
-    return alpha.masked_fill(closed & inside, 0.0)
+    values = alpha[inside]  # (positions,)
+    tenth = values.topk(len(values) // 10, largest=brightest).indices
+    return alpha.masked_scatter(inside, values.index_fill(0, tenth, 0.0))
 
 
 def changed_by_closing(model: nn.Module, test: BrainSlices, brightest: bool) -> float:
     """Percent of the brain's pixels whose predicted class changes when a tenth of the positions is closed."""
+    device = next(model.parameters()).device
     count, changed = 0, 0
     for images, labels in zip(torch.split(test.images, 32), torch.split(test.labels, 32), strict=True):
         brain = labels > 0
-        alter = partial(without_tenth, brain=brain.to(next(model.parameters()).device), brightest=brightest)
+        alter = partial(without_tenth, brain=brain.to(device), brightest=brightest)
         differs = segmented(model, images) != segmented(model, images, alter)
         count, changed = count + int(brain.sum()), changed + int((differs & brain).sum())
     return 100 * changed / count
 
 
-def draw_altered(style: Style, scores: Mapping[str, Sequence[Mapping[str, float]]], changed: Maps) -> Figure:
+def draw_altered(style: Style, scores: Scores, changed: Sequence[Sequence[float]]) -> Figure:
     """Dice of tumours and false tumours by what is done to the gates; pixels that change by closing a tenth."""
     scored = {"dice_tumour": "Dice: tumours", "false_tumours": "false tumours a slice"}
     figure, (axes,) = panels(1, 3, height=2.8, width_ratios=[1.2, 1.2, 0.8])
     for ax, measure, title in zip(axes, scored, scored.values(), strict=False):
         seed_bars(ax, ["as\ntrained", *ALTERED], [[values[measure] for values in each] for each in scores.values()])
         ax.set_title(title)
-    seed_bars(axes[2], ["darkest", "brightest"], [each.tolist() for each in changed])
+    seed_bars(axes[2], ["darkest", "brightest"], changed)
     axes[2].set(title="closing a tenth", ylabel="pixels that change (%)")
     return figure
 
 
-def open_gates(run: Run, preset: Preset, models: Sequence[AttentionUNet], test: BrainSlices) -> None:
+def open_gates(
+    run: Run,
+    preset: Preset,
+    models: Sequence[AttentionUNet],
+    test: BrainSlices,
+    trained: Sequence[dict[str, float]],
+) -> None:
     """What the trained network loses when its gates are opened, levelled or closed, and how honest the maps are."""
-    scores = {"trained": [measured(model, test) for model in models]}
-    scores |= {name: [measured(model, test, alter) for model in models] for name, alter in ALTERED.items()}
+    scores = {"trained": trained} | {
+        name: [measured(segmented(model, test.images, alter), test) for model in models]
+        for name, alter in ALTERED.items()
+    }
     experiment = run.experiment(
         "altered",
         question="Does a trained network miss its gates, and do their maps say what was let through?",
@@ -695,7 +730,7 @@ def open_gates(run: Run, preset: Preset, models: Sequence[AttentionUNet], test: 
     experiment.result("changed_ratio", ratio, unit="", meaning="brightest tenth over darkest tenth, pixels that change")
     experiment.figure(
         "altered",
-        partial(draw_altered, scores=scores, changed=[torch.tensor(each) for each in changed]),
+        partial(draw_altered, scores=scores, changed=changed),
         caption="Left and middle: the gates of a trained network opened (1), levelled (their mean) or closed (0). Right: "
         "pixels of the brain whose class changes when the tenth of its positions with the lowest or the highest "
         "coefficients is closed.",
@@ -751,14 +786,6 @@ def monai_attention_unet(dimensions: int, gated: bool = True) -> nn.Module:
     return network
 
 
-def monai_unet(dimensions: int) -> nn.Module:
-    """MONAI's plain residual U-Net with the same channels."""
-    from monai.networks.nets.unet import UNet
-
-    network: nn.Module = UNet(dimensions, 1, CLASSES, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2)
-    return network
-
-
 def macs(model: nn.Module, shape: Sequence[int]) -> float:
     """Multiply-accumulates of one input, in millions; the model lies on the meta device."""
     counter = FlopCounterMode(display=False)
@@ -793,16 +820,11 @@ def counted(preset: Preset) -> dict[str, tuple[float, str, str]]:
             "monai2d": (monai_attention_unet(2), monai_attention_unet(2, gated=False), (1, 256, 256)),
             "monai3d": (monai_attention_unet(3), monai_attention_unet(3, gated=False), (1, 96, 160, 160)),
         }
-        residual = {dimensions: monai_unet(dimensions) for dimensions in (2, 3)}
     for name, (gated, bare, shape) in networks.items():
         more = 100 * (count_parameters(gated) / count_parameters(bare) - 1)
         values[f"gate_parameters_{name}"] = (more, "%", f"parameters that the gates add to the network ({name})")
         more = 100 * (macs(gated, shape) / macs(bare, shape) - 1)
         values[f"gate_macs_{name}"] = (more, "%", f"multiply-accumulates that the gates add to the network ({name})")
-    for dimensions, unet in residual.items():
-        ratio = count_parameters(networks[f"monai{dimensions}d"][0]) / count_parameters(unet)
-        meaning = f"parameters of MONAI's AttentionUnet over those of its residual UNet, {dimensions}D, same channels"
-        values[f"monai_ratio_{dimensions}d"] = (ratio, "", meaning)
     crop, whole = ((2, 1, 96, 160, 160), (1, 1, 160, 512, 512))
     for name, shape in (("crops", crop), ("volume", whole)):
         meaning = f"activations kept for a training step of MONAI's AttentionUnet, input {' x '.join(map(str, shape))}"
@@ -892,8 +914,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     gated = cast(list[AttentionUNet], networks["gated"])
     show_gate(run, gated[0], shown.images[[1]])
     attend(run, preset, gated, test, shown)
-    compare(run, preset, networks, test)
-    open_gates(run, preset, gated, test)
+    scores = compare(run, preset, networks, test)
+    open_gates(run, preset, gated, test, scores["gated"])
     count_cost(run, preset, test)
     run.finish()
 

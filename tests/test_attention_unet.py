@@ -87,7 +87,7 @@ def test_false_tumours_are_counted_apart_from_found_ones_and_from_dice_about_a_s
     predicted[0, 24:26, 24:26] = TUMOUR
     assert attention_unet.false_tumours(predicted, made.labels) == 1
     assert attention_unet.dice_by_size(predicted, made)["dice_small"] == 1
-    assert attention_unet.border_distance(predicted, made) == 0
+    assert attention_unet.border_distances(predicted, made).tolist() == [0]
 
 
 def test_a_border_that_is_one_pixel_too_wide_is_about_2_mm_off():
@@ -95,7 +95,41 @@ def test_a_border_that_is_one_pixel_too_wide_is_about_2_mm_off():
     lesions[0, 8:20, 8:20] = 1
     made = slices(lesions)
     wider = torch.where(attention_unet.near(lesions > 0, 1), TUMOUR, 0)
-    assert attention_unet.border_distance(wider, made) == pytest.approx(2, abs=0.1)
+    assert attention_unet.border_distances(wider, made) == pytest.approx([2], abs=0.1)
+
+
+def test_the_border_of_a_missed_tumour_counts_for_nothing():
+    lesions = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    lesions[0, 4:8, 4:8], lesions[0, 20:24, 20:24] = 1, 2
+    made = slices(lesions)
+    distances = attention_unet.border_distances(torch.where(lesions == 2, TUMOUR, 0), made)
+    assert distances.tolist() == pytest.approx([float("nan"), 0], nan_ok=True)
+    assert attention_unet.mean_or(distances, otherwise=100.0) == 0
+    assert attention_unet.mean_or(distances[:1], otherwise=100.0) == 100
+
+
+def test_pixels_that_do_not_count_do_not_change_the_loss():
+    torch.manual_seed(0)
+    scores, labels, weights = torch.randn(2, 4, 6, 6), torch.randint(4, (2, 6, 6)), torch.tensor([1.0, 2, 3, 4])
+    counted = torch.zeros(2, 6, 6, dtype=torch.bool)
+    counted[:, :3] = True
+    inside = attention_unet.segmentation_loss(scores[:, :, :3], labels[:, :3], weights)
+    assert torch.allclose(attention_unet.segmentation_loss(scores, labels, weights, counted), inside)
+    cross_entropy = nn.functional.cross_entropy(scores, labels, weights)
+    assert 0 < attention_unet.segmentation_loss(scores, labels, weights) - cross_entropy < 1  # 1 - Dice
+
+
+def test_the_second_network_of_a_cascade_learns_from_the_true_region_though_the_first_finds_nothing():
+    torch.manual_seed(0)
+    model, images = attention_unet.Cascade(WIDTHS), torch.randn(1, 1, 32, 32)
+    nn.init.constant_(model.find.heads[0].bias, 0)
+    model.find.heads[0].bias.data[TUMOUR] = -100
+    labels = torch.zeros(1, 32, 32, dtype=torch.long)
+    for tumour in (False, True):
+        labels[0, 16, 16] = TUMOUR if tumour else 0
+        model.zero_grad()
+        attention_unet.cascade_loss(model, images, labels, torch.ones(4)).backward()
+        assert bool(model.segment.heads[0].weight.grad.any()) is tumour
 
 
 def test_a_coarse_grid_cannot_say_a_tumour_thinner_than_its_cells():
@@ -104,6 +138,12 @@ def test_a_coarse_grid_cannot_say_a_tumour_thinner_than_its_cells():
     made = slices(lesions)
     assert attention_unet.ideal_gate_dice(made, "small", 1) == 1
     assert attention_unet.ideal_gate_dice(made, "small", 8) == 0
+
+
+def test_closing_a_tenth_closes_no_more_where_coefficients_are_equal():
+    alpha, brain = torch.ones(1, 1, 10, 10), torch.ones(1, 10, 10, dtype=torch.bool)
+    for brightest in (False, True):
+        assert (attention_unet.without_tenth(alpha, brain, brightest) == 0).sum() == 10
 
 
 def test_closing_the_brightest_tenth_leaves_the_rest_and_what_lies_outside_the_brain():
@@ -125,8 +165,9 @@ def smoke(tmp_path_factory):
 def test_a_smoke_run_records_every_measure_of_every_arm_and_draws_every_figure(smoke):
     folder, record = smoke
     arms = attention_unet.ARMS
-    names = {f"{measure}_{arm}" for measure in attention_unet.MEASURES for arm in arms}
-    names |= {f"{measure}_gap_{arm}" for measure in attention_unet.MEASURES for arm in arms if arm != "gated"}
+    measures = [*attention_unet.MEASURES, "border"]
+    names = {f"{measure}_{arm}" for measure in measures for arm in arms}
+    names |= {f"{measure}_gap_{arm}" for measure in measures for arm in arms if arm != "gated"}
     names |= {"alpha1_contrast", "alpha2_contrast", "changed_ratio", "cells_seen_gate", "gate_parameters_monai3d"}
     assert names <= set(record["results"])
     figures = {figure["name"]: figure for figure in record["figures"]}
