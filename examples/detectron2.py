@@ -592,7 +592,8 @@ def transformer(run: Run, preset: Preset) -> None:
     )  # fmt: skip
     names: tuple[Backbone, ...] = ("vit_tiny", "resnet18")
     curves: dict[str, list[list[float]]] = {
-        name: [learned(run, preset, name, seed) for seed in run.progress(run.seeds, what=name)] for name in names}
+        name: [learned(run, preset, name, seed) for seed in run.progress(run.seeds, what=name)] for name in names
+    }
     for name, losses in curves.items():
         ratio = [100 * sum(each[-3:]) / len(each[-3:]) / each[0] for each in losses]
         experiment.result(

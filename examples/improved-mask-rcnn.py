@@ -533,10 +533,7 @@ BINS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def binned(values: Tensor, by: Tensor) -> list[float]:
     """Mean of values (R,) in each of `BINS`."""
-    return [
-        float(values[(by >= low) & (by < high)].mean().nan_to_num())
-        for low, high in pairwise(BINS)
-    ]
+    return [float(values[(by >= low) & (by < high)].mean().nan_to_num()) for low, high in pairwise(BINS)]
 
 
 @dataclass(frozen=True)
@@ -745,7 +742,11 @@ def compare_scores(run: Run, preset: Preset, trained: Sequence[Trained]) -> None
     experiment.result("rank_estimate", by_score, unit="", meaning="rank correlation of the estimate with mask IoU")
     gain = [a - b for a, b in zip(by_score, by_class, strict=True)]
     experiment.result("rank_gain", gain, unit="", meaning="rank correlation, estimate minus class confidence")
-    for key, thresholds in (("", [0.5 + 0.05 * each for each in range(10)]), ("_loose", [0.5]), ("_tight", [0.75, 0.8, 0.85])):
+    for key, thresholds in (
+        ("", [0.5 + 0.05 * each for each in range(10)]),
+        ("_loose", [0.5]),
+        ("_tight", [0.75, 0.8, 0.85]),
+    ):
         said = "0.5 to 0.95" if not key else ", ".join(map(str, thresholds))
         base, with_score, perfect = (
             [each.ap(score(each), thresholds) for each in found]

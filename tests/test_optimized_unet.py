@@ -122,7 +122,7 @@ def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path
     ou.main(["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "record.json").read_text("utf-8"))
     assert record["results"].keys() >= {
-        "supervision_gain", "region_loss_gain", "foreground_gain", "depth_gain", "residual_difference", "mirrored_gain",
+        "supervision_gain", "region_loss_gain", "foreground_gain", "depth_gain", "mirrored_gain",
         "small_lost", "spots_removed", "times_one_pass", "memory_half", "grid_dice_small_stride8",
     }  # fmt: skip
     assert [each["name"] for each in record["figures"]] == ["heads", "gains", "after", "grid"]
