@@ -292,7 +292,7 @@ def decode(deltas: Tensor, boxes: Tensor) -> Tensor:
 def box_loss(model: nn.Module, images: Tensor, scene: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     """L_loc of all heads, each on boxes above its own threshold; a stage gets the boxes of the stage before."""
     features, start = model.backbone(images), boxes  # type: ignore[operator]
-    total = features.new_zeros(())
+    total: Tensor = features.new_zeros(())
     for name, threshold in (STAGES | ALONE).items():
         at = boxes if name in STAGES else start
         deltas, scale = model.deltas(name, features, scene, at), scales(name, at)  # type: ignore[operator]
@@ -392,7 +392,7 @@ def macs(module: Callable[..., object], *shapes: tuple[int, ...], device: str = 
     """Multiplications with additions for inputs of these shapes."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*(torch.zeros(shape, device=device) for shape in shapes))
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def head_macs() -> dict[str, float]:
@@ -748,14 +748,9 @@ def compare_scores(run: Run, preset: Preset, trained: Sequence[Trained]) -> None
         ("_tight", [0.75, 0.8, 0.85]),
     ):
         said = "0.5 to 0.95" if not key else ", ".join(map(str, thresholds))
-        base, with_score, perfect = (
-            [each.ap(score(each), thresholds) for each in found]
-            for score in (
-                lambda s: s.confidence,
-                lambda s: s.confidence * s.estimate,
-                lambda s: s.confidence * s.quality,
-            )
-        )
+        base = [each.ap(each.confidence, thresholds) for each in found]
+        with_score = [each.ap(each.confidence * each.estimate, thresholds) for each in found]
+        perfect = [each.ap(each.confidence * each.quality, thresholds) for each in found]
         gain = [a - b for a, b in zip(with_score, base, strict=True)]
         bound = [a - b for a, b in zip(perfect, with_score, strict=True)]
         experiment.result(f"ap_class{key}", base, unit="", meaning=f"mask AP at IoU {said}, ranked by class confidence")
