@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from scripts.schema import HINTS, Card, Vocabulary
+from scripts.traces import sha256
 
 MAX_BYTES = 500_000
 MAX_DEPTH = 20
@@ -77,6 +78,8 @@ class Source:
 
     path: str
     positions: Positions
+    digest: str = ""
+    """Of the text."""
 
     def problem(self, where: Path_, message: str, severity: str = "error") -> Problem:
         """A problem at the nearest position known for `where` (the value itself, or what holds it)."""
@@ -233,7 +236,7 @@ def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, li
         data, positions = read_yaml(text, path)
     except CardError as error:
         return None, Source(path, {}), [error.problem]
-    source = Source(path, positions)
+    source = Source(path, positions, sha256(text.encode()))
     if not isinstance(data, dict):
         return (
             None,

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from scripts import prose
 from scripts.cards import Library, Path_, Problem, Source, nearest
 from scripts.counts import Counted
-from scripts.evidence import Results, check_reported, check_shown
+from scripts.evidence import Results, check_reported, check_shown, owners_of
 from scripts.knowledge import SIZE_METRICS, difference, size_of
 from scripts.numbers import BrokenCardError, find, si
-from scripts.schema import Conditions, Reported, Shown, Variant
+from scripts.schema import Conditions, Reported, Variant
 
 COUNT_TOLERANCE = 0.02
 """A count may differ from the published figure by so much without a reason."""
@@ -235,16 +235,12 @@ def _check_assertions(
         for i, claim in enumerate(getattr(card, side)):
             for k, assertion in enumerate(claim.shown):
                 where = (side, i, "shown", k, "result")
-                owners = {owner or slug for owner, _, _ in (ref.rpartition("/") for ref in _results_of(assertion))}
+                owners = owners_of(slug, assertion)
                 unknown = sorted(owners - examples.keys())
                 if unknown:
                     yield source.problem(where, f"there is no example {unknown[0]!r}{nearest(unknown[0], examples)}")
                 elif (finding := check_shown(slug, assertion, runs)).holds is None and owners <= runs.keys():
                     yield source.problem(where, finding.remark)
-
-
-def _results_of(assertion: Shown) -> list[str]:
-    return [ref for ref in (assertion.result, assertion.above, assertion.below) if isinstance(ref, str)]
 
 
 def _check_reported(library: Library, slug: str, where: Path_, assertion: Reported) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ The page evaluates the rules in the browser (`docs/assets/choose.js`); what they
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts import licensing
@@ -25,12 +25,11 @@ def render(knowledge: Knowledge) -> dict[str, str]:
 def content(knowledge: Knowledge) -> dict[str, Any]:
     """The questions with their options, and the facts of every model."""
     models = [facts(card, knowledge) for card in knowledge.cards]
-    return {"schema": 1, "questions": questions(knowledge), "models": models}
+    return {"schema": 1, "questions": questions(models, knowledge), "models": models}
 
 
-def questions(knowledge: Knowledge) -> list[dict[str, Any]]:
+def questions(all_facts: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> list[dict[str, Any]]:
     """The questions, options spelled out: those that at least one model can meet."""
-    all_facts = [facts(card, knowledge) for card in knowledge.cards]
     lists = {
         "tasks": sorted({task for each in all_facts for task in each["tasks"]}),
         "devices": sorted({device for each in all_facts for device in each["latency_ms"]}),

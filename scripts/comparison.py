@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scripts.knowledge import Knowledge
-from scripts.numbers import Published, comparability, published
+from scripts.numbers import Published, comparability, numbers_of
 
 KINDS = ("quality", "size", "compute", "speed", "memory")
 PLACE = ("dataset", "split")
@@ -37,7 +37,7 @@ def render(knowledge: Knowledge) -> dict[str, str]:
 def own_numbers(slug: str, knowledge: Knowledge) -> Iterator[Published]:
     """The published numbers of a model's own variants, of the kinds that models are compared by."""
     card, metrics = knowledge.library.cards[slug], knowledge.library.vocabulary.get("metrics", {})
-    for number in published(card):
+    for number in numbers_of(knowledge.library, slug):
         kind = metrics.get(number.metric, {}).get("kind")
         if kind in KINDS and not card.variants[number.variant].for_comparison:
             yield number

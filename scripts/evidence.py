@@ -174,6 +174,12 @@ def check_shown(slug: str, assertion: Shown, results: Mapping[str, Results]) -> 
     return Finding(text, holds, assertion.not_here or "", observed=observed, expected=expected)
 
 
+def owners_of(slug: str, assertion: Shown) -> set[str]:
+    """Slugs of the runs whose results an assertion of the card `slug` names."""
+    refs = (assertion.result, assertion.above, assertion.below)
+    return {ref.rpartition("/")[0] or slug for ref in refs if isinstance(ref, str)}
+
+
 def _rival(assertion: Shown, results: Mapping[str, Results]) -> dict[str, Any] | None:
     """The other model's side of an assertion over two runs."""
     bound = assertion.above if isinstance(assertion.above, str) else assertion.below

@@ -10,12 +10,13 @@ from typing import Any
 
 from scripts.cards import Library
 from scripts.counts import Counted
-from scripts.evidence import Judged, Verdict, judge
+from scripts.evidence import Judged, Verdict, judge, owners_of
 from scripts.latency import Latency
-from scripts.numbers import Published, comparability, index, published
+from scripts.numbers import Published, comparability, index, numbers_of
 from scripts.runs import Run
 from scripts.schema import Card, Reference, Row, Variant
 from scripts.studies import Studies
+from scripts.traces import Lazy
 
 SIZE_METRICS = ("parameters", "macs", "flops")
 
@@ -36,15 +37,20 @@ class Knowledge:
         return [self.library.cards[slug] for slug in sorted(self.library.cards)]
 
     @functools.cached_property
-    def _judged(self) -> dict[str, tuple[tuple[Judged, ...], tuple[Judged, ...]]]:
-        results = {slug: run.results for slug, run in self.runs.items() if run.record}
-        return {
-            card.slug: (
-                tuple(judge(self.library, card.slug, claim, results) for claim in card.pros),
-                tuple(judge(self.library, card.slug, claim, results) for claim in card.cons),
+    def _judged(self) -> Lazy[tuple[tuple[Judged, ...], tuple[Judged, ...]]]:
+        def of_card(slug: str) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
+            card = self.library.cards[slug]
+            owners = {
+                owner for claim in (*card.pros, *card.cons) for each in claim.shown for owner in owners_of(slug, each)
+            }
+            results = {owner: run.results for owner in owners if (run := self.runs.get(owner)) and run.record}
+            pros, cons = (
+                tuple(judge(self.library, slug, claim, results) for claim in claims)
+                for claims in (card.pros, card.cons)
             )
-            for card in self.library.cards.values()
-        }
+            return pros, cons
+
+        return Lazy(of_card)
 
     def pros(self, slug: str) -> tuple[Judged, ...]:
         return self._judged[slug][0]
@@ -154,7 +160,7 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
     metrics = knowledge.library.vocabulary.get("metrics", {})
     groups: dict[tuple[str, str, str], list[Published]] = {}
     for card in knowledge.cards:
-        for number in published(card):
+        for number in numbers_of(knowledge.library, card.slug):
             words = metrics.get(number.metric, {})
             if words.get("kind") == "quality" and number.conditions.dataset:
                 key = (number.conditions.dataset, number.conditions.split or "", number.metric)

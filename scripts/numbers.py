@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.cards import Library, nearest
 from scripts.schema import Card, Conditions, Quantity
+from scripts.traces import Lazy
 
 # Conditions that have to agree for two numbers of a kind. The first group can never differ; a difference in the second
 # can be acknowledged by an assertion (`despite`), and is then named on the page.
@@ -75,12 +77,19 @@ def published(card: Card) -> Iterator[Published]:
 
 @functools.lru_cache(maxsize=2)
 def index(library: Library) -> Mapping[str, Mapping[str, tuple[Published, ...]]]:
-    """Every number of every card, by slug and variant."""
-    return {
-        slug: {key: tuple(n for n in numbers if n.variant == key) for key in card.variants}
-        for slug, card in library.cards.items()
-        for numbers in [list(published(card))]
-    }
+    """The numbers of every card, by slug and variant."""
+
+    def of_card(slug: str) -> Mapping[str, tuple[Published, ...]]:
+        card = library.cards[slug]
+        numbers = list(published(card))
+        return {key: tuple(n for n in numbers if n.variant == key) for key in card.variants}
+
+    return Lazy(of_card)
+
+
+def numbers_of(library: Library, slug: str) -> Iterator[Published]:
+    """Every number of a card, variant by variant."""
+    return itertools.chain.from_iterable(index(library)[slug].values())
 
 
 def _macs_from_flops(number: Published) -> Published:

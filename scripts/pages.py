@@ -1,6 +1,6 @@
 """Pages: views of the knowledge, rendered through `templates/` into Markdown with HTML blocks.
 
-Nothing is read or written here but the templates: `render` returns the text of each page by its path below `docs/`.
+Nothing is read or written here but the templates: `Pages` makes the text of each page, by its path below `docs/`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from markupsafe import Markup
 from scripts import charts, choice, detectors, licensing, lineage, prose
 from scripts.bibtex import bibtex
 from scripts.cards import Library
-from scripts.cells import Cell
+from scripts.cells import Cell, read_cells, title_of
 from scripts.checks import reference_kind
 from scripts.evidence import Finding, Judged, Verdict
 from scripts.knowledge import (
@@ -67,40 +67,50 @@ class Example:
     cells: tuple[Cell, ...]
 
 
-def render(knowledge: Knowledge, examples: Mapping[str, Example], repository: str) -> dict[str, str]:
-    """The text of every generated page, by path below `docs/`."""
-    site = _Site(knowledge, examples, repository)
-    pages = {f"models/{card.slug}.md": site.model(card) for card in knowledge.cards}
-    pages |= {f"examples/{slug}.md": site.example(example) for slug, example in examples.items()}
-    pages["index.md"] = site.overview("home.md.j2", root="")
-    pages["models/index.md"] = site.overview("models.md.j2", root="../")
-    pages["tasks/index.md"] = site.tasks()
-    pages["numbers/index.md"] = site.numbers()
-    pages["scaling/index.md"] = site.scaling()
-    pages["examples/index.md"] = site.examples_index()
-    pages["glossary/index.md"] = site.glossary()
-    pages["notes/index.md"] = site.notes()
-    pages["charts/index.md"] = site.charts()
-    pages["choose/index.md"] = site.choose()
-    pages["compare/index.md"] = site.compare()
-    pages["evidence/index.md"] = site.evidence()
-    pages["detectors/index.md"] = site.detectors()
-    pages["licensing/index.md"] = site.licensing()
-    pages["lineage/index.md"] = site.lineage()
-    pages["downloads/index.md"] = site.downloads()
-    return {path: _tidy(text) for path, text in sorted(pages.items())}
-
-
 def _tidy(text: str) -> str:
     """No trailing blanks, no runs of empty lines: templates leave both."""
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
 @dataclass
-class _Site:
+class Pages:
+    """Makes the pages from all that is known, the scripts of the examples by slug, and the address of the repository."""
+
     knowledge: Knowledge
-    example_pages: Mapping[str, Example]
+    scripts: Mapping[str, str]
     repository: str
+
+    def of_slug(self, slug: str) -> dict[str, str]:
+        """The page of a model and that of its example, as far as there are such, by path below `docs/`."""
+        pages = {}
+        if card := self.knowledge.library.cards.get(slug):
+            pages[f"models/{slug}.md"] = _tidy(self.model(card))
+        if slug in self.scripts:
+            cells = read_cells(self.scripts[slug])
+            pages[f"examples/{slug}.md"] = _tidy(self.example(Example(slug, title_of(cells), cells)))
+        return pages
+
+    def overviews(self) -> dict[str, str]:
+        """All other generated pages, which look at every card, by path below `docs/`."""
+        pages = {
+            "index.md": self.overview("home.md.j2", root=""),
+            "models/index.md": self.overview("models.md.j2", root="../"),
+            "tasks/index.md": self.tasks(),
+            "numbers/index.md": self.numbers(),
+            "scaling/index.md": self.scaling(),
+            "examples/index.md": self.examples_index(),
+            "glossary/index.md": self.glossary(),
+            "notes/index.md": self.notes(),
+            "charts/index.md": self.charts(),
+            "choose/index.md": self.choose(),
+            "compare/index.md": self.compare(),
+            "evidence/index.md": self.evidence(),
+            "detectors/index.md": self.detectors(),
+            "licensing/index.md": self.licensing(),
+            "lineage/index.md": self.lineage(),
+            "downloads/index.md": self.downloads(),
+        }
+        return {path: _tidy(text) for path, text in pages.items()}
 
     def model(self, card: Card) -> str:
         root = "../../"
@@ -189,7 +199,7 @@ class _Site:
     def examples_index(self) -> str:
         rows = [
             {"slug": slug, "name": self._name(slug), "run": self.knowledge.run(slug) or Run(slug, "not run")}
-            for slug in sorted(self.example_pages)
+            for slug in sorted(self.scripts)
         ]
         return _template("examples.md.j2").render(self._common("../") | {"rows": rows})
 

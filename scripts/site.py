@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
+from scripts.traces import Texts, Traces, Watched, read_json, sha256
 
 if TYPE_CHECKING:
     from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
@@ -32,6 +34,9 @@ GENERATED = (
     "tasks",
 )  # fmt: skip
 """What `render` writes below docs/; everything else there is written by hand."""
+
+
+TRACES = "traces.json"
 
 
 class BrokenCardsError(Exception):
@@ -67,7 +72,8 @@ def gather(project: Project, queued: bool = False, preset: str | None = None, de
         raise BrokenCardsError(problems)
     counted, _ = counts.read(project)
     studied, records = studies.read(project, library), latency.read_all(project)
-    return Knowledge(library, states, counted, _generated(project), studied, records)
+    watched = dataclasses.replace(library, cards=Watched(library.cards))
+    return Knowledge(watched, Watched(states), counted, _generated(project), studied, records)
 
 
 def _generated(project: Project) -> dict[str, str]:
@@ -81,9 +87,14 @@ def _generated(project: Project) -> dict[str, str]:
 
 def repository(project: Project) -> str:
     """Address of the repository, from `extra.repository` in mkdocs.yml."""
+    return str(_settings(project).get("extra", {}).get("repository", "")).rstrip("/")
+
+
+def _settings(project: Project) -> dict[str, Any]:
+    """What mkdocs.yml says."""
     path = project.root / "mkdocs.yml"
-    settings = yaml.load(path.read_text("utf-8"), Loader=_TagBlind) if path.is_file() else {}
-    return str(settings.get("extra", {}).get("repository", "")).rstrip("/")
+    settings = yaml.load(path.read_text("utf-8"), Loader=_TagBlind) if path.is_file() else None
+    return settings if isinstance(settings, dict) else {}
 
 
 class _TagBlind(yaml.SafeLoader):
@@ -98,23 +109,52 @@ def render(project: Project, knowledge: Knowledge) -> int:
     from scripts import choice, comparison, exports, pages
 
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
-    examples = {slug: _example(slug, text) for slug, text in scripts.items()}
     home = repository(project)
-    texts = pages.render(knowledge, examples, home) | exports.render(knowledge, home)
-    texts |= comparison.render(knowledge) | choice.render(knowledge)
+    maker = pages.Pages(knowledge, scripts, home)
+    traces = _traces(project, knowledge, maker)
+    kept, texts = _texts_by_slug(knowledge, maker, traces)
+    texts |= (
+        maker.overviews() | exports.overviews(knowledge, home) | comparison.render(knowledge) | choice.render(knowledge)
+    )
     written = {path: text.encode() for path, text in texts.items()} | _drawn_charts(project, knowledge)
     written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
     changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))
     changed += _write_notebooks(project, scripts)
-    keep = {project.docs / path for path in written} | {_notebook_path(project, slug) for slug in scripts}
+    write(project.build / TRACES, traces.text().encode())
+    keep = {project.docs / path for path in (*written, *kept)} | {_notebook_path(project, slug) for slug in scripts}
     return changed + delete_orphans(project.docs, keep)
 
 
-def _example(slug: str, script: str) -> pages.Example:
-    from scripts import cells, pages
+def _texts_by_slug(knowledge: Knowledge, maker: pages.Pages, traces: Traces) -> tuple[list[str], dict[str, str]]:
+    """Of the pages and files of each model: the paths of those that lie there as they should, and the texts of the others."""
+    from scripts import exports
 
-    read = cells.read_cells(script)
-    return pages.Example(slug, cells.title_of(read), read)
+    def make(slug: str) -> Texts:
+        card = knowledge.library.cards.get(slug)
+        return maker.of_slug(slug) | (exports.of_card(card, knowledge) if card else {})
+
+    kept: list[str] = []
+    made: dict[str, str] = {}
+    for slug in sorted({*knowledge.library.cards, *maker.scripts}):
+        paths, texts = traces.group(slug, functools.partial(make, slug))
+        kept += paths
+        made |= texts
+    return kept, made
+
+
+def _traces(project: Project, knowledge: Knowledge, maker: pages.Pages) -> Traces:
+    """What is known of the texts of the last time, if the code and all that is no card, run or script are as they were."""
+    library = knowledge.library
+    code = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".j2")]
+    packages = project.root / "requirements.txt"
+    around = (library.vocabulary, knowledge.counts, knowledge.studies, knowledge.latencies, maker.repository)
+    files = sorted([*code, *([packages] if packages.is_file() else [])])
+    surroundings = [*(sha256(path.read_bytes()) for path in files), repr(around)]
+    digests = {}
+    for slug in {*library.sources, *knowledge.runs, *maker.scripts}:
+        card = library.sources[slug].digest if slug in library.sources else ""
+        digests[slug] = sha256(repr((card, knowledge.runs.get(slug), maker.scripts.get(slug))).encode())
+    return Traces(project.build / TRACES, project.docs, sha256("".join(surroundings).encode()), digests)
 
 
 def _figures(knowledge: Knowledge) -> dict[str, Path]:
@@ -177,19 +217,11 @@ def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
 
     stamp = project.build / "notebooks.json"
     digests = {slug: hashlib.sha256(text.encode()).hexdigest() for slug, text in scripts.items()}
-    made = _read_json(stamp)
+    made = read_json(stamp)
     stale = [slug for slug in scripts if made.get(slug) != digests[slug] or not _notebook_path(project, slug).is_file()]
     changed = sum(write(_notebook_path(project, slug), cells.notebook(scripts[slug], slug).encode()) for slug in stale)
     write(stamp, json.dumps(digests, sort_keys=True).encode())
     return changed
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def write(path: Path, content: bytes) -> bool:
@@ -242,11 +274,37 @@ def build(project: Project) -> bool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
         lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
         raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
+    if not _has_search_plugin(project):
+        _index_with_pagefind(aside)
     archive.write_archive(aside, aside / exports.ARCHIVE)
     stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
     write(stamp, current.encode())
     return True
+
+
+def _has_search_plugin(project: Project) -> bool:
+    """Whether mkdocs.yml lists the theme's search; it is on by default too."""
+    plugins = _settings(project).get("plugins", ["search"]) or []
+    return any("search" in ((plugin,) if isinstance(plugin, str) else plugin) for plugin in plugins)
+
+
+def _index_with_pagefind(site: Path) -> None:
+    """Write Pagefind's index of a built site, which a browser loads piece by piece, into its folder `pagefind/`.
+
+    Raises:
+        RuntimeError: Pagefind failed.
+    """
+    options = [
+        "--root-selector",
+        "article.md-content__inner",
+        "--exclude-selectors",
+        "[data-search-exclude], .headerlink",
+    ]
+    command = [sys.executable, "-m", "pagefind", "--silent", "--site", str(site), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pagefind failed, the last good site is untouched:\n{done.stdout}{done.stderr}")
 
 
 def _aside(project: Project) -> Path:

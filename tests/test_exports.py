@@ -37,7 +37,11 @@ def knowledge() -> Knowledge:
 
 @pytest.fixture(scope="module")
 def files(knowledge: Knowledge) -> dict[str, str]:
-    return exports.render(knowledge, "https://example.org/r")
+    overviews = exports.overviews(knowledge, "https://example.org/r")
+    return {
+        **overviews,
+        **{path: text for card in knowledge.cards for path, text in exports.of_card(card, knowledge).items()},
+    }
 
 
 def test_bibtex_is_read_by_pybtex_and_holds_every_reference(knowledge: Knowledge, files: dict[str, str]) -> None:
@@ -122,7 +126,7 @@ def test_a_spreadsheet_takes_no_text_of_the_csv_for_a_formula(tiny: Project) -> 
     edit(tiny.cards / "alpha.yml", "name: Alpha-B", "name: '@sum(1)'")
     edit(tiny.cards / "alpha.yml", "AP: 40.5", "AP: -40.5")
     edit(tiny.cards / "alpha.yml", "above: beta/base/AP", "below: beta/base/AP")
-    text = exports.render(site.gather(tiny), "")["downloads/numbers.csv"]
+    text = exports.overviews(site.gather(tiny), "")["downloads/numbers.csv"]
     fields = [field for row in csv.reader(io.StringIO(text)) for field in row]
     assert "'=cmd()" in fields
     assert "'@sum(1)" in fields

@@ -6,9 +6,10 @@ import html
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts import prose
 from scripts.prose import Glossary, Terms, measurements, references, sections, to_html, to_text
 
 
@@ -112,3 +113,14 @@ def test_measurements_typed_into_a_sentence_are_found(text: str, found: list[str
 def test_references_and_plain_text_of_prose() -> None:
     assert references("[[a]] and [[b/c]]") == ["a", "b/c"]
     assert to_text("*See* [[@carion2020]] and `x`") == "See carion2020 and x"
+
+
+@given(st.text(st.characters(codec="utf-8")), st.booleans())
+@settings(max_examples=500)
+def test_a_line_without_marks_reads_as_the_parser_reads_it(text: str, inline: bool) -> None:
+    line = f"A box is an anchor, {text} of 40 AP: it has AP"
+    terms = Terms.of({"anchor": "glossary/#anchor", "AP": "glossary/#ap"})
+    made = to_html(line, echo, Glossary(terms), inline)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prose, "PLAIN", re.compile("(?!)"))
+        assert made == to_html(line, echo, Glossary(terms), inline)

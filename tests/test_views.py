@@ -73,7 +73,7 @@ def test_a_group_holds_one_metric_under_one_set_of_conditions(knowledge: Knowled
 
 def test_every_question_asks_for_a_fact_that_every_model_has(knowledge: Knowledge) -> None:
     facts = [choice.facts(card, knowledge) for card in knowledge.cards]
-    for question in choice.questions(knowledge):
+    for question in choice.content(knowledge)["questions"]:
         if "rule" in question:
             assert all(question["rule"]["fact"] in each for each in facts)
             assert question["rule"]["test"] in ("contains", "at_most", "allows")
@@ -81,7 +81,7 @@ def test_every_question_asks_for_a_fact_that_every_model_has(knowledge: Knowledg
 
 def test_options_are_spelled_out_and_each_can_be_met(knowledge: Knowledge) -> None:
     facts = [choice.facts(card, knowledge) for card in knowledge.cards]
-    questions = {question["id"]: question for question in choice.questions(knowledge)}
+    questions = {question["id"]: question for question in choice.content(knowledge)["questions"]}
     assert all(any(task in each["tasks"] for each in facts) for task in questions["task"]["options"])
     assert all(any(device in each["latency_ms"] for each in facts) for device in questions["device"]["options"])
     assert questions["use"]["options"] == licensing.all_uses(knowledge)

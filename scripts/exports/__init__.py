@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripts.exports import api, citations, collections, feeds, numbers_table
 from scripts.knowledge import Knowledge
+from scripts.schema import Card
 
 ARCHIVE = "downloads/model-comparisons.zip"
 """The whole site; made when the site is built (`scripts.archive`)."""
@@ -29,12 +30,16 @@ EACH = (
 """Files per model: (path with the slug's place, format)."""
 
 
-def render(knowledge: Knowledge, repository: str) -> dict[str, str]:
-    """The text of each file, by path below `docs/`."""
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
+    """The text of each file of one model, by path below `docs/`."""
+    return {**api.of_card(card, knowledge), **citations.of_card(card), **collections.of_card(card, knowledge)}
+
+
+def overviews(knowledge: Knowledge, repository: str) -> dict[str, str]:
+    """The text of each file for all models together, by path below `docs/`."""
     return {
-        **api.render(knowledge),
-        **citations.render(knowledge),
-        **collections.render(knowledge),
+        **api.overview(knowledge),
+        **citations.overviews(knowledge),
         **feeds.render(knowledge, repository),
         "downloads/numbers.csv": numbers_table.csv_of(knowledge),
     }

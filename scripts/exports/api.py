@@ -14,16 +14,19 @@ from scripts.scaling import LABELS, Measured
 from scripts.schema import Card, Cite, Relation, Stated
 
 
-def render(knowledge: Knowledge) -> dict[str, str]:
-    """The text of each file of the interface, by path below `docs/`."""
+def overview(knowledge: Knowledge) -> dict[str, str]:
+    """The list of all models, by path below `docs/`."""
     slugs = [card.slug for card in knowledge.cards]
-    index = {"schema": 1, "generated": dict(knowledge.generated), "models": slugs}
-    files = {"api/models.json": index} | {
-        f"api/models/{card.slug}.json": model(card, knowledge) for card in knowledge.cards
-    }
-    return {
-        path: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n" for path, value in files.items()
-    }
+    return {"api/models.json": _json({"schema": 1, "generated": dict(knowledge.generated), "models": slugs})}
+
+
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
+    """The file of one model, by path below `docs/`."""
+    return {f"api/models/{card.slug}.json": _json(model(card, knowledge))}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.bibtex import bibtex
 from scripts.knowledge import Knowledge
-from scripts.schema import Reference
+from scripts.schema import Card, Reference
 
 CSL_TYPES = {
     "article": "article-journal", "inproceedings": "paper-conference", "preprint": "article", "software": "software",
@@ -15,12 +15,16 @@ CSL_TYPES = {
 }  # fmt: skip
 
 
-def render(knowledge: Knowledge) -> dict[str, str]:
-    """One file per model and one of all, by path below `docs/`."""
+def of_card(card: Card) -> dict[str, str]:
+    """The references of one model, by path below `docs/`."""
+    return {f"downloads/bibtex/{card.slug}.bib": bibtex(card.references) + "\n"}
+
+
+def overviews(knowledge: Knowledge) -> dict[str, str]:
+    """All references, by path below `docs/`."""
     everything = all_references(knowledge)
     items = [csl_item(key, reference) for key, reference in everything.items()]
-    each = {f"downloads/bibtex/{card.slug}.bib": bibtex(card.references) + "\n" for card in knowledge.cards}
-    return each | {
+    return {
         "downloads/references.bib": bibtex(everything) + "\n",
         "downloads/references.json": json.dumps(items, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
     }

@@ -25,16 +25,17 @@ HUB_LICENCES = {
 }  # fmt: skip
 
 
-def render(knowledge: Knowledge) -> dict[str, str]:
-    """Both descriptions of each model, by path below `docs/`."""
-    hub = {f"downloads/huggingface/{card.slug}.yml": _yaml(hub_metadata(card, knowledge)) for card in knowledge.cards}
-    return hub | {
-        f"downloads/openmmlab/{card.slug}/metafile.yml": _yaml(metafile(card, knowledge)) for card in knowledge.cards
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
+    """Both descriptions of a model, by path below `docs/`."""
+    return {
+        f"downloads/huggingface/{card.slug}.yml": _yaml(hub_metadata(card, knowledge)),
+        f"downloads/openmmlab/{card.slug}/metafile.yml": _yaml(metafile(card, knowledge)),
     }
 
 
 def _yaml(value: object) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6)
+    text = yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10**6)
+    return str(text)
 
 
 def hub_metadata(card: Card, knowledge: Knowledge) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""How fast the build is and how it grows, beside its peers: `python -m scripts.benchmarks --help`."""

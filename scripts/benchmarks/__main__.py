@@ -1,0 +1,42 @@
+"""`python -m scripts.benchmarks`: each kind prints a table. Run it on an idle machine, in the root of the project."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from scripts.benchmarks import examples, pages, search, whole_site
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    site = kinds.add_parser("site", help="this project: check, render, build, serve")
+    site.add_argument("--examples", action="store_true", help="run all examples from nothing")
+    running = kinds.add_parser("examples", help="the same scripts through this project and the gallery tools")
+    running.add_argument("--counts", type=int, nargs="+", default=[20, 200], metavar="N")
+    running.add_argument("--seconds", type=float, default=0, metavar="S", help="that each script computes for")
+    running.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    running.add_argument("--peers", type=Path, metavar="PYTHON", help="that has sphinx-gallery and mkdocs-gallery")
+    growing = kinds.add_parser("pages", help="check, render and build of many cards")
+    growing.add_argument("--counts", type=int, nargs="+", default=[20, 200, 1000, 5000], metavar="N")
+    growing.add_argument("--like-ours", action="store_true", help="cards as large as those of this project")
+    searching = kinds.add_parser("search", help="time to the first hit in Chromium, Material's search and Pagefind")
+    searching.add_argument("--counts", type=int, nargs="+", default=[20, 1000, 5000], metavar="N")
+    options = parser.parse_args()
+    match options.kind:
+        case "site":
+            whole_site.measure(options.examples)
+        case "examples":
+            for count in options.counts:
+                examples.compare(count, options.seconds, options.jobs, options.peers)
+        case "pages":
+            pages.grow(options.counts, options.like_ours)
+        case _:
+            search.compare(options.counts)
+
+
+if __name__ == "__main__":
+    main()
