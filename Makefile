@@ -5,7 +5,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: site serve preview figures measure check test lint tools requirements clean
+.PHONY: site serve preview figures measure benchmarks check test lint tools requirements clean
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
@@ -16,6 +16,16 @@ figures: .venv/.run
 
 measure: .venv/.run # on an idle machine; OPTIONS="--device cuda --precision bf16"
 	@$(BIN)/python -m scripts measure $(OPTIONS)
+
+benchmarks: .venv/.test build/peers/.done # on an idle machine, more than an hour; one kind: python -m scripts.benchmarks KIND
+	@$(BIN)/python -m scripts.benchmarks site
+	@$(BIN)/python -m scripts.benchmarks examples --peers build/peers/bin/python
+	@$(BIN)/python -m scripts.benchmarks examples --peers build/peers/bin/python --counts 20 --seconds 10
+	@$(BIN)/python -m scripts.benchmarks pages
+	@$(BIN)/python -m scripts.benchmarks search
+
+build/peers/.done: .venv/bin/uv requirements-benchmarks.txt
+	@$(PYTHON) -m venv build/peers && $(BIN)/uv pip install --quiet --python build/peers/bin/python -r requirements-benchmarks.txt && touch $@
 
 serve: .venv/.run
 	@$(BIN)/python -m scripts serve --jobs $(JOBS)
@@ -56,7 +66,9 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	@compile="$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(PINNING)"; \
 	 $$compile -o requirements.txt && \
 	 $$compile --extra run -o requirements-run.txt && \
-	 $$compile --extra run --extra test -o requirements-test.txt
+	 $$compile --extra run --extra test -o requirements-test.txt && \
+	 $$compile --extra run --extra cluster -o requirements-cluster.txt && \
+	 $$compile --extra benchmarks -o requirements-benchmarks.txt
 
 clean:
 	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,downloads,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,scaling,tasks,feed.xml,llms.txt,llms-full.txt}

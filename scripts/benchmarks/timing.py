@@ -17,7 +17,7 @@ class Timed:
 
     seconds: float
     peak_mb: float
-    """Of the largest process among it and its children."""
+    """Of the largest process among it and its children; at least that of the one that started it."""
 
 
 def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Timed:
@@ -41,11 +41,6 @@ def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] |
         raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}\n{printed[-3000:]}")
     per_mb = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, Linux in kB
     return Timed(seconds, usage.ru_maxrss / per_mb)
-
-
-def scripts(root: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """`python -m scripts ...` of the project below `root`, and the environment that it needs in another folder."""
-    return [sys.executable, "-m", "scripts", *arguments], {"PYTHONPATH": str(root)}
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,0 +1,89 @@
+"""Seconds to the first hit of a search in Chromium: the theme's own search beside Pagefind."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from scripts.benchmarks.projects import with_cards
+from scripts.benchmarks.timing import print_table, timed
+
+HEADER = ("Cards", "Search", "Build (s)", "Index (MB)", "Load to first hit (s)", "Hit right?")
+BOXES = {
+    "Material": (".md-search__input", ".md-search-result__link"),
+    "Pagefind": ("#search input", "#search .pagefind-ui__result-link"),
+}
+"""Selectors of the field and of a hit."""
+
+
+def compare(counts: Sequence[int]) -> None:
+    """Print a table with a row for each number of cards and each search."""
+    rows = []
+    for count in counts:
+        for name in BOXES:
+            print(f"{count} cards, {name} ...", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(_row(Path(folder) / "project", count, name))
+    print_table(
+        "From the start of loading a page to the first hit; the search is opened and typed as soon as it can be",
+        HEADER,
+        rows,
+    )
+
+
+def _row(root: Path, count: int, name: str) -> tuple[object, ...]:
+    with_cards(root, Path.cwd(), count)
+    if name == "Pagefind":
+        settings = yaml.safe_load((root / "mkdocs.yml").read_text("utf-8"))
+        (root / "mkdocs.yml").write_text(yaml.safe_dump({**settings, "plugins": []}, sort_keys=False), "utf-8")
+    build = timed([sys.executable, "-m", "scripts", "build"], root, {"PYTHONPATH": str(Path.cwd())})
+    index = root / "site" / ("pagefind" if name == "Pagefind" else "search")
+    size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file()) / 1e6
+    wanted = f"Model {count // 2}"
+    found = [_first_hit(root / "site", name, wanted) for _ in range(3)]
+    seconds = sorted(each for each, _ in found)[1]
+    return count, name, build.seconds, size, seconds, "yes" if all(wanted in hit for _, hit in found) else found[0][1]
+
+
+def _first_hit(site: Path, name: str, query: str) -> tuple[float, str]:
+    """Seconds, and the text of the hit."""
+    from playwright.sync_api import sync_playwright
+
+    field, hit = BOXES[name]
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with _serving(site) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        started = time.monotonic()
+        page.goto(f"{address}about/")
+        page.keyboard.press("/")
+        page.locator(field).press_sequentially(query)
+        page.locator(hit).first.wait_for(timeout=120_000)
+        seconds = time.monotonic() - started
+        text = page.locator(hit).first.inner_text()
+        browser.close()
+    return seconds, text.splitlines()[0]
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
