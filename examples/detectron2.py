@@ -3,7 +3,8 @@
 #
 # A configuration is a record of four fields, and a detector is built from it out of torchvision's parts; Detectron2 itself
 # is not needed. One field is changed at a time: which modules change, which weights are kept, and what does the swap cost?
-# Two more experiments test the geometry that Detectron2 mended, and whether the heads learn on a plain vision transformer.
+# Three more experiments test the geometry that Detectron2 mended, whether the heads learn on a plain vision transformer, and
+# how long a CPU would train.
 #
 # | symbol (card) | here | meaning |
 # |---|---|---|
@@ -32,7 +33,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, retinanet_resnet50_fpn
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, fcos_resnet50_fpn, retinanet_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -54,7 +55,7 @@ WIDTH, CLASSES, KEYPOINTS = (
     256,
     91,
     17,
-)  # channels of each map, classes and keypoints of COCO as torchvision counts them
+)  # channels of each map; classes and keypoints of COCO as torchvision counts them
 VITS = {"vit_small": (384, 12, 6), "vit_tiny": (192, 4, 3)}  # width, depth, heads
 MODULES = ("backbone", "rpn", "roi_heads")  # F, P and D
 SIDES = (32, 64, 128, 256, 512)  # of the anchors, one for each map
@@ -78,9 +79,20 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of a run: side of the images, regions and detections that the heads get, timed calls, boxes, training."""
+    """Sizes of a run.
+
+    Attributes:
+        backbones: that are timed; the first is the base of the swaps.
+        swaps: that are compared, and that are counted, at most.
+        side: of the images in pixels.
+        regions, detections: boxes that the box head, and the mask or keypoint head get.
+        repeats: timed calls.
+        boxes: random ones, in the experiment on geometry.
+        scenes, steps, learning_rate: of the training.
+    """
 
     backbones: tuple[Backbone, ...] = ("resnet50", "resnet18", "mobilenet", "vit_small")
+    swaps: int = 9
     side: int = 256
     regions: int = 100
     detections: int = 4
@@ -92,7 +104,7 @@ class Preset:
 
 
 PRESETS = {
-    "smoke": Preset(backbones=("mobilenet", "resnet18"), side=128, regions=4, detections=1, repeats=1, boxes=10,
+    "smoke": Preset(backbones=("mobilenet", "resnet18"), swaps=1, side=128, regions=4, detections=1, repeats=1, boxes=10,
                     scenes=1, steps=2),
     "quick": Preset(),
     "full": Preset(regions=1000, detections=100, repeats=20, boxes=1000, steps=200),
@@ -260,7 +272,7 @@ def stages_figure(run: Run, preset: Preset) -> None:
 
 
 def draw_stages(style: Style, image: Tensor, shapes: Mapping[str, list[tuple[int, ...]]], boxes: Tensor) -> Figure:
-    figure, axes = panels(1, 4, height=4.6, width_ratios=[0.72, 1, 1, 1.15])
+    figure, axes = panels(1, 4, height=3.7, width_ratios=[1, 1, 1, 1])
     show_image(axes[0, 0], image, "image I")
     draw_boxes(axes[0, 0], boxes)
     titles = {"backbone": "F = backbone(I)", "rpn": "P = proposals(F)", "roi_heads": "D = heads(F, P)"}
@@ -272,8 +284,8 @@ def draw_stages(style: Style, image: Tensor, shapes: Mapping[str, list[tuple[int
             lines = [" x ".join(map(str, shape)) for shape in shapes[name]]
             text = "\n".join([name.removeprefix(f"{module}."), *lines])
             box = {"facecolor": style.panel, "edgecolor": colour, "boxstyle": "round,pad=0.35"}
-            ax.text(0.03, y, text, va="top", fontsize=7.5, linespacing=1.25, color=style.ink, bbox=box)
-            y -= 0.034 * (len(lines) + 1) + 0.05
+            ax.text(0.03, y, text, va="top", fontsize=8.5, linespacing=1.2, color=style.ink, bbox=box)
+            y -= 0.046 * (len(lines) + 1) + 0.055
     return figure
 
 
@@ -281,7 +293,7 @@ def draw_stages(style: Style, image: Tensor, shapes: Mapping[str, list[tuple[int
 # ## One field, one module
 # From the Faster R-CNN, each field is set to each other value. The modules are compared weight by weight. The counts of
 # parameters and MACs (800 x 1344 px, 1,000 regions, 100 detections, as in the published networks) come from torch's meta
-# device. RetinaNet, torchvision's own, is another meta-architecture: its weights are compared by name and shape.
+# device. RetinaNet and FCOS, torchvision's own, are other meta-architectures: weights are compared by name and shape.
 
 
 # %%
@@ -304,11 +316,12 @@ def swaps(base: Config) -> list[tuple[str, Config]]:
     ]
 
 
-def kept(one: nn.Module, other: nn.Module) -> float:
-    """Share (%) of the first model's weights that the second has under the same name with the same shape."""
+def kept(one: nn.Module, other: nn.Module, parts: tuple[str, ...] = ("",)) -> float:
+    """Share (%) of the first model's weights, in `parts` of it, that the second has with the same name and shape."""
+    ours = {name: each for name, each in one.named_parameters() if name.startswith(parts)}
     theirs = {name: each.shape for name, each in other.named_parameters()}
-    same = sum(each.numel() for name, each in one.named_parameters() if theirs.get(name) == each.shape)
-    return 100 * same / count_parameters(one)
+    same = sum(each.numel() for name, each in ours.items() if theirs.get(name) == each.shape)
+    return 100 * same / sum(each.numel() for each in ours.values())
 
 
 def macs(call: Callable[[], object]) -> float:
@@ -347,7 +360,7 @@ def swap(run: Run, preset: Preset) -> None:
     )
     base = Config(backbone=preset.backbones[0])
     reference, changes = build(base, preset), []
-    for field, config in swaps(base):
+    for field, config in swaps(base)[: preset.swaps]:
         found = changed(reference, build(config, preset))
         changes.append(len(found | {BELONGS[field]}))  # one, only where it is the module of the field and no other
         assert found, f"{config} has the weights of {base}"
@@ -355,11 +368,26 @@ def swap(run: Run, preset: Preset) -> None:
     exact("modules_changed_most", [max(changes)], unit="", meaning="Most modules that one changed field changes, of 3")
     with torch.device("meta"):
         box, mask, keypoint = (build(Config(heads=each), preset) for each in ("box", "mask", "keypoint"))
-        retina = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
-    for name, other in (("mask", mask), ("keypoint", keypoint), ("retinanet", retina)):
+        one_stage = {
+            "retinanet": retinanet_resnet50_fpn(weights=None, weights_backbone=None),
+            "fcos": fcos_resnet50_fpn(weights=None, weights_backbone=None),
+        }
+    for name, other in {"mask": mask, "keypoint": keypoint, **one_stage}.items():
         meaning = f"Weights of the Faster R-CNN that a change to {name} keeps"
         exact(f"weights_kept_{name}", [kept(box, other)], unit="%", meaning=meaning)
-    chosen = [Config(heads="box"), *(config for field, config in swaps(Config()) if field in ("backbone", "heads"))]
+    body, rest = (
+        [kept(box, other, parts) for other in one_stage.values()] for parts in (("backbone.body",), MODULES[1:])
+    )
+    said = "of the Faster R-CNN that a change to RetinaNet or FCOS keeps"
+    exact("body_kept_one_stage", [min(body)], unit="%", meaning=f"Weights of the ResNet-50 {said}, the lower share")
+    exact(
+        "heads_kept_one_stage",
+        [max(rest)],
+        unit="%",
+        meaning=f"Weights of proposals and heads {said}, the higher share",
+    )
+    others = [config for field, config in swaps(Config()) if field in ("backbone", "heads")]
+    chosen = [Config(), *others[-preset.swaps :]]
     costs = {f"{each.backbone}, {each.heads}": counts(each) for each in chosen}
     for name, parts in costs.items():
         key = name.replace(", ", "_")
@@ -384,7 +412,7 @@ def draw_costs(style: Style, costs: Mapping[str, Mapping[str, Mapping[str, float
     figure, axes = panels(1, 2, height=3.4, sharey=True)
     parts = list(dict.fromkeys(part for each in costs.values() for part in each))
     for ax, (measure, label) in zip(
-        axes[0], (("parameters", "parameters (10^6)"), ("macs", "MACs (10^9)")), strict=True
+        axes[0], (("parameters", "parameters ($10^6$)"), ("macs", "MACs ($10^9$)")), strict=True
     ):
         left = [0.0] * len(costs)
         for part, colour in zip(parts, style.cycle, strict=False):
@@ -618,6 +646,51 @@ def draw_curves(style: Style, curves: Mapping[str, Sequence[Sequence[float]]]) -
 
 
 # %% [markdown]
+# ## A schedule without a GPU
+# The shortest schedule of the zoo is 90,000 steps of 16 images. One step of backbone and proposals, forward and backward, is
+# timed on the CPU and extrapolated by the number of pixels to the smallest images that the zoo trains on. The heads, the
+# larger images and the optimiser are left out, so the true time is longer.
+
+
+# %%
+SCHEDULE, IMAGES, LEAST = 90_000, 16, (640, 853)  # steps, images in a step, smallest image of COCO's usual 4 : 3
+
+
+def schedule_days(milliseconds: float, side: int) -> float:
+    """Days of the schedule, if one image (side, side) takes so long; convolutions cost by the pixel."""
+    pixels = LEAST[0] * LEAST[1] / side**2
+    return SCHEDULE * IMAGES * pixels * milliseconds / 1e3 / 86_400
+
+
+def step_time(preset: Preset, seed: int) -> float:
+    """Median milliseconds of forward and backward pass of backbone and proposals, on the CPU."""
+    model: Any = build(Config(), preset, seed).train()
+    image = torch.rand(1, 3, preset.side, preset.side, generator=torch.Generator().manual_seed(seed))
+
+    def step() -> None:
+        maps = list(model.backbone(image).values())
+        scores, deltas = model.rpn.head(maps)
+        torch.stack([each.mean() for each in (*scores, *deltas)]).sum().backward()  # type: ignore[no-untyped-call]
+
+    return timed(step, preset.repeats, 1).median
+
+
+def without_gpu(run: Run, preset: Preset) -> None:
+    """What the shortest schedule would take on one CPU."""
+    experiment = run.experiment(
+        "without_gpu", question="How long would a CPU train for the shortest schedule of the zoo?",
+        data=f"a random image of {preset.side} px, timed; {SCHEDULE:,} steps of {IMAGES} images, extrapolated",
+    )  # fmt: skip
+    found = [step_time(preset, seed) for seed in run.progress(run.seeds, what="training step")]
+    meaning = f"Training step of a ResNet-50 Faster R-CNN without heads, for an image of {preset.side} px"
+    experiment.result("ms_training_image", found, unit="ms", meaning=meaning)
+    threads = torch.get_num_threads()
+    meaning = f"Least time of the zoo's shortest schedule on {threads} thread{'s' * (threads > 1)} of this CPU"
+    days = [schedule_days(each, preset.side) for each in found]
+    experiment.result("cpu_days_schedule", days, unit="days", meaning=meaning)
+
+
+# %% [markdown]
 # ## Unlike Detectron2
 # - The parts are torchvision's, which follow the same design. Its RoIAlign in the detectors, its rounded anchors and its
 #   pasting still are the older ones. Cascade, panoptic and FCOS heads are left out.
@@ -635,6 +708,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     latency(run, preset)
     fidelity(run, preset)
     transformer(run, preset)
+    without_gpu(run, preset)
     run.finish()
 
 

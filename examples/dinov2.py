@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 CANVAS, PATCH, LARGE, SMALL = 20, 4, 16, 8  # sides in pixels: image, patch, large and small crop
 STUDENT_TEMPERATURE = 0.1
@@ -64,7 +64,11 @@ RECIPES: Mapping[str, Recipe] = {
     "dino": Recipe("DINO"),
     "no_centring": Recipe("no\ncentring", centring=False),
     "no_sharpening": Recipe("no\nsharpening", temperature=STUDENT_TEMPERATURE),
+    "no_momentum": Recipe("no\nmomentum", momentum=0.0),
+    "no_small_crops": Recipe("no small\ncrops", small=0),
 }
+COLLAPSING = ("dino", "no_centring", "no_sharpening")
+PARTS = ("dino", "no_momentum", "no_small_crops")
 
 
 @dataclass(frozen=True)
@@ -470,7 +474,7 @@ def show_components(run: Run, trained: Backbones) -> None:
 # %%
 def draw_collapse(style: Style, trained: Backbones, scores: Mapping[str, Sequence[float]]) -> Figure:
     figure, axes = panels(1, 3, height=3.3, width_ratios=[1, 1, 1.35])
-    for name in ("dino", "no_centring", "no_sharpening"):
+    for name in COLLAPSING:
         steps = [point[0] for point in trained[name][0].curve]
         for ax, index in zip(axes[0, :2], (1, 2), strict=True):
             values = [[point[index] for point in each.curve] for each in trained[name]]
@@ -478,10 +482,15 @@ def draw_collapse(style: Style, trained: Backbones, scores: Mapping[str, Sequenc
     axes[0, 0].set(title="entropy of the mean", xlabel="step", ylabel="part of log K", ylim=(0, 1.03))
     axes[0, 1].set(title="mean of the entropies", xlabel="step", ylim=(0, 1.03))
     axes[0, 1].legend(loc="lower right", fontsize=7.5)
-    seed_bars(axes[0, 2], [each.label for each in RECIPES.values()], [scores[name] for name in RECIPES])
+    seed_bars(axes[0, 2], [RECIPES[name].label for name in COLLAPSING], [scores[name] for name in COLLAPSING])
     axes[0, 2].set(title="kNN accuracy (%)", ylim=(0, 100))
     axes[0, 2].tick_params(axis="x", labelsize=8)
     return figure
+
+
+def knn_of(run: Run, trained: Backbones, names: Sequence[str]) -> dict[str, list[float]]:
+    """kNN accuracy (%) of each seed of these arms."""
+    return {name: [knn(t.backbone, seed) for t, seed in zip(trained[name], run.seeds, strict=True)] for name in names}
 
 
 def ablation(run: Run, preset: Preset, trained: Backbones) -> None:
@@ -492,11 +501,9 @@ def ablation(run: Run, preset: Preset, trained: Backbones) -> None:
         parameters=count_parameters(trained["dino"][0].backbone),
         steps=preset.steps,
     )
-    scores = {
-        name: [knn(t.backbone, seed) for t, seed in zip(trained[name], run.seeds, strict=True)] for name in RECIPES
-    }
-    for name, recipe in RECIPES.items():
-        label, last = recipe.label.replace("\n", " "), [each.curve[-1] for each in trained[name]]
+    scores = knn_of(run, trained, COLLAPSING)
+    for name in COLLAPSING:
+        label, last = RECIPES[name].label.replace("\n", " "), [each.curve[-1] for each in trained[name]]
         experiment.result(
             f"entropy_of_mean_{name}", [e[1] for e in last], unit="", meaning=f"{label}: of log K, at the end"
         )
@@ -529,10 +536,61 @@ def ablation(run: Run, preset: Preset, trained: Backbones) -> None:
 
 
 # %% [markdown]
+# ## Momentum and small crops
+# A teacher without momentum is the student of the step before. Without small crops the student never has to answer for a
+# piece. Steps and pictures stay the same, so the arm without small crops computes less.
+
+
+# %%
+def draw_parts(
+    style: Style, scores: Mapping[str, Sequence[float]], information: Mapping[str, Sequence[float]]
+) -> Figure:
+    figure, axes = panels(1, 2, height=2.9)
+    labels = [RECIPES[name].label for name in PARTS]
+    seed_bars(axes[0, 0], labels, [scores[name] for name in PARTS])
+    axes[0, 0].set(title="kNN accuracy (%)", ylim=(0, 100))
+    seed_bars(axes[0, 1], labels, [information[name] for name in PARTS])
+    axes[0, 1].set(title="information of an answer", ylabel="part of log K", ylim=(0, None))
+    return figure
+
+
+def parts(run: Run, preset: Preset, trained: Backbones) -> None:
+    experiment = run.experiment(
+        "parts",
+        question="What do the momentum of the teacher and the small crops add?",
+        data="As above",
+        parameters=count_parameters(trained["dino"][0].backbone),
+        steps=preset.steps,
+    )
+    scores = knn_of(run, trained, PARTS)
+    ends = {name: [each.curve[-1] for each in trained[name]] for name in PARTS}
+    information = {name: [whole - each for _, whole, each in last] for name, last in ends.items()}
+    for name in PARTS[1:]:
+        label = RECIPES[name].label.replace("\n", " ")
+        gap = [a - b for a, b in zip(scores["dino"], scores[name], strict=True)]
+        experiment.result(f"knn_{name}", scores[name], unit="%", meaning=f"kNN accuracy, {label}")
+        experiment.result(f"knn_gap_{name}", gap, unit="points", meaning=f"kNN accuracy of the recipe minus {label}")
+        meaning = f"{label}: entropy of the mean minus mean of entropies, of log K"
+        experiment.result(f"information_{name}", information[name], unit="", meaning=meaning)
+    experiment.figure(
+        "parts",
+        partial(draw_parts, scores=scores, information=information),
+        caption="The recipe, with a teacher that is the student of the step before, and with large crops alone. Left: what the "
+        "features are worth. Right: what an answer of the teacher says about its picture. Dots are seeds.",
+        alt="Two groups of three bars, for the recipe, without momentum and without small crops: kNN accuracy, and information "
+        "of an answer.",
+    )
+
+
+# %% [markdown]
 # ## The published sizes
 # Counted on the meta device, which knows shapes but holds no values: parameters, MACs by the side of a patch, and what a step
 # of full fine-tuning holds in float32 besides activations (weights, gradients and AdamW's two moments) against weights alone.
-# Last, how well a mask of one value for each patch can follow a stroke.
+# The training of ViT-g is counted by its published configuration: 625,000 steps of 1,024 pictures (the batch for which it
+# gives its learning rate; a larger one costs more) with two crops of 224 px and eight of 98 px, of which the student skips
+# 40 % by stochastic depth; the backward pass costs two forward ones. An A100 does 156 TMACs a second in half precision, if it
+# is never kept waiting. Last, how well a mask of one value for each patch can follow a
+# stroke.
 
 
 # %%
@@ -557,6 +615,28 @@ def gmacs(model: nn.Module, side: int) -> float:
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, side, side, device="meta"))
     return float(counter.get_total_flops()) / 2e9
+
+
+def with_registers(size: str, registers: int = 4) -> Any:
+    """`dinov2` of a size with register tokens (arXiv:2309.16588)."""
+    width, layers, heads = SIZES[size]
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "patch_size": 14}
+    config = Dinov2WithRegistersConfig(
+        **shape, image_size=518, num_register_tokens=registers, use_swiglu_ffn=size == "g"
+    )
+    with torch.device("meta"):
+        return Dinov2WithRegistersModel(config).requires_grad_(False)
+
+
+STEPS, PICTURES, SKIPPED = 625_000, 1024, 0.4  # configs/train/vitg14.yaml and ssl_default_config.yaml
+A100 = 156e12  # MACs a second, float16 with float32 sums
+
+
+def training_hours(large: float, small: float) -> float:
+    """Least A100 hours of the training, from GMACs of a large and of a small crop; heads are left out."""
+    teacher, student = 2 * large, 2 * large + 8 * small
+    picture = teacher + 3 * (1 - SKIPPED) * student
+    return STEPS * PICTURES * picture * 1e9 / A100 / 3600
 
 
 def stroke_ceiling(width: float, seed: int, patch: int = 14, count: int = 20) -> float:
@@ -603,6 +683,18 @@ def published(run: Run) -> None:
     by_patch = {patch: gmacs(dinov2("s", patch), 224) for patch in (16, 14, 8, 7)}
     ratio, meaning = [by_patch[8] / by_patch[16]], "ViT-S at 224 px: MACs with patches of 8 px over those with 16 px"
     experiment.result("macs_patch_8_over_16", ratio, unit="x", meaning=meaning, exact=True)
+    giant = dinov2("g")
+    large, small = (gmacs(giant, side) for side in (224, 98))
+    ratio, meaning = (
+        [gmacs(with_registers("g"), 224) / large],
+        "ViT-g at 224 px: MACs with four registers over those without",
+    )
+    experiment.result("macs_registers_over_plain", ratio, unit="x", meaning=meaning, exact=True)
+    hours, meaning = (
+        [training_hours(large, small)],
+        "ViT-g: hours of its training on one A100 at the peak of its arithmetic",
+    )
+    experiment.result("training_a100_hours", hours, unit="h", meaning=meaning, exact=True)
     limits = [[stroke_ceiling(width, seed) for width in STROKES] for seed in run.seeds]
     for width in (4, 56):
         values, meaning = (
@@ -644,6 +736,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     frozen_features(run, preset, trained)
     show_components(run, trained)
     ablation(run, preset, trained)
+    parts(run, preset, trained)
     published(run)
     run.finish()
 

@@ -113,7 +113,8 @@ def crop(maps: Tensor, rows: Tensor, boxes: Tensor, side: int, scale: float = 1.
 # ## Outlines: points instead of a grid
 # A coarse mask is doubled again and again; after each step the $N$ cells whose logit is nearest to zero are decided anew
 # by a small network, from the fine features at their centre and the coarse prediction there (Section 3 of
-# arXiv:1912.08193). The rival is a head of Mask R-CNN's kind, with a grid of 28 x 28 and at least the same arithmetic.
+# arXiv:1912.08193). The rival is a head of Mask R-CNN's kind, with a grid of 28 x 28. It costs more than the points alone, and
+# less than the points with the coarse mask that they start from; the experiment counts all three.
 
 
 # %%
@@ -177,9 +178,9 @@ class MaskNet(nn.Module):
         return mask, chosen
 
     def estimate(self, middle: Tensor, grid: Tensor) -> Tensor:
-        """Estimated IoU (B,) of the mask with the object (Section 3.2 of arXiv:1903.00241)."""
+        """Estimated IoU (B,) of the mask with the object, a regression without bounds (Section 3.2 of arXiv:1903.00241)."""
         seen = functional.max_pool2d(grid.sigmoid(), 2).to(middle.dtype)
-        result: Tensor = self.score(torch.cat([middle, seen], 1).detach()).squeeze(1).sigmoid()
+        result: Tensor = self.score(torch.cat([middle, seen], 1).detach()).squeeze(1)
         return result
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
@@ -343,7 +344,7 @@ def train_all(run: Run, preset: Preset) -> list[Trained]:
 
 
 # %% [markdown]
-# ## Experiment: outlines at equal arithmetic
+# ## Experiment: outlines from points and from a grid
 # Masks in the true boxes, in the pixels of the image. Boundary IoU compares only the outermost pixels of both masks
 # (arXiv:2103.16562, with a width of one pixel).
 
@@ -396,14 +397,14 @@ def macs(module: Callable[..., object], *shapes: tuple[int, ...], device: str = 
 
 
 def head_macs() -> dict[str, float]:
-    """MACs per object, in millions, of what is added to the features: grid, points, and points everywhere."""
+    """MACs per object, in millions, on top of the shared features; reading them at the points is not counted."""
     with torch.device("meta"):
         model = MaskNet().eval()
     first = macs(model.deep, (1, 32, 14, 14)) + macs(model.coarse, (1, 48, 7, 7))  # the points need the coarse mask
     point = macs(model.point, (1, 17))
     cells = {"points": decisions(CROP, POINTS), "dense": CROP**2}
-    counted = {"grid": macs(model.grid, (1, 32, 14, 14)), "coarse": 0.0} | {k: point * n for k, n in cells.items()}
-    return {"deep": first / 1e6} | {name: value / 1e6 for name, value in counted.items()}
+    counted = {"grid": macs(model.grid, (1, 32, 14, 14)), "coarse": first} | {k: point * n for k, n in cells.items()}
+    return {name: value / 1e6 for name, value in counted.items()}
 
 
 ARMS = {"coarse": "7 x 7, enlarged", "grid": "28 x 28", "points": "7 x 7 and points"}
@@ -418,7 +419,7 @@ def draw_outlines(style: Style, quality: Quality, trained: Sequence[Trained]) ->
             values = [by_size(each[name][:, column], one.data.boxes) for each, one in pairs]
             seed_lines(ax, range(3), values, ARMS[name], marker=marker, markersize=5)
         ax.set_xticks(range(3), list(SIZES))
-        ax.set(title=title, xlabel="longer side of the object in pixels", ylim=(0, 1))
+        ax.set(title=title, xlabel="longer side of the object in pixels", xlim=(-0.3, 2.3), ylim=(0, 1))
     axes[0].legend()
     return figure
 
@@ -426,7 +427,7 @@ def draw_outlines(style: Style, quality: Quality, trained: Sequence[Trained]) ->
 def compare_outlines(run: Run, preset: Preset, trained: Sequence[Trained]) -> None:
     experiment = run.experiment(
         "outlines",
-        question="Do points on the outline draw it better than a 28 x 28 grid of the same arithmetic?",
+        question="Do points on the outline draw it better than a 28 x 28 grid, and what do both cost?",
         data=f"digits of 10 to 44 px in {preset.counts[2]} test scenes, true boxes",
         parameters=count_parameters(trained[0].masks),
         steps=preset.steps,
@@ -449,14 +450,18 @@ def compare_outlines(run: Run, preset: Preset, trained: Sequence[Trained]) -> No
         meaning = f"boundary IoU, points minus 28 x 28, objects of {list(SIZES.values())[place]} px"
         experiment.result(f"boundary_points_{key}", [gap[place] for gap in gaps], unit="", meaning=meaning)
     counted = head_macs()
-    for name in ("grid", "points", "dense", "deep"):
-        meaning = {"deep": "layers of the coarse mask", "dense": "the point network on every cell"}.get(name, name)
+    parts = {"grid": "28 x 28 head", "coarse": "layers of the coarse mask", "points": "points without the coarse mask"}
+    for name, meaning in (parts | {"dense": "the point network on every cell"}).items():
         experiment.result(f"macs_{name}", [counted[name]], unit="M", meaning=f"MACs per object, {meaning}", exact=True)
+    both = (counted["coarse"] + counted["points"]) / counted["grid"]
+    said = "MACs of coarse mask and points over those of the 28 x 28 head"
+    experiment.result("macs_points_over_grid", [both], unit="x", meaning=said, exact=True)
     experiment.figure(
         "outlines",
         partial(draw_outlines, quality=quality, trained=trained),
         caption="IoU of masks and of their outlines by size of the object (mean and range of the seeds). The 28 x 28 head "
-        f"does {counted['grid']:.1f} million MACs per object, the points {counted['points']:.1f}.",
+        f"does {counted['grid']:.1f} million MACs per object, the points {counted['points']:.1f}, and the coarse mask that they "
+        f"start from {counted['coarse']:.1f} (its layers serve the classifier too).",
         alt="Two line charts over three object sizes: mask IoU and boundary IoU of an enlarged coarse mask, a 28 "
         "by 28 head and refined points.",
     )
@@ -722,7 +727,7 @@ def draw_scores(style: Style, scores: Scores) -> Figure:
     ):
         ax.scatter(x.numpy(), scores.quality.numpy(), s=6, alpha=0.5, color=style.cycle[0], linewidths=0)
         ax.plot([0, 1], [0, 1], color=style.muted, linestyle="--")
-        ax.set(xlabel=label, xlim=(0, 1), ylim=(0, 1))
+        ax.set(xlabel=label, xlim=(min(0, float(x.min())), max(1, float(x.max()))), ylim=(0, 1))
     axes[0].set_ylabel("true mask IoU")
     return figure
 
@@ -810,6 +815,7 @@ def draw_published(
         axes[0].bar(np.arange(len(names)) + shift, values, 0.36, label=version, color=style.cycle[int(shift > 0)])
     axes[0].set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     axes[0].set(ylabel="GMACs per image")
+    axes[0].tick_params(axis="x", labelsize=8.5)
     for (grid, values), marker in zip(ceilings.items(), "osd^", strict=True):
         axes[1].plot(CEILING_SIZES, values, marker=marker, markersize=4, label=f"{grid} x {grid}")
     axes[1].set(xscale="log", xlabel="side of the object in pixels", ylabel="best boundary IoU", ylim=(0, 1.02))
@@ -863,6 +869,8 @@ def count_published(run: Run) -> None:
 # - Crops and proposals are drawn around true objects; no proposal network, no background, no suppression, no classifier in
 #   the box stages. AP ranks one detection for each object.
 # - All heads of an experiment are trained together on one backbone, so none has features of its own.
+# - Mask Scoring R-CNN regresses one IoU for each class, and its gradient reaches the features; here it is one number, and
+#   trains only its own layers. As there, the output is linear: nothing keeps it between zero and one.
 # - PointRend's mask network has finer features, of stride two instead of four, and ends at 56 x 56.
 # - The stages have two linear layers of 64 channels; deltas of later stages are magnified two and three times.
 

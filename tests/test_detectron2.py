@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection import fcos_resnet50_fpn, maskrcnn_resnet50_fpn
 
 d2 = importlib.import_module("detectron2")
 SMALL = replace(d2.PRESETS["smoke"], side=64)
@@ -30,6 +30,25 @@ def test_equal_configurations_give_equal_weights() -> None:
 
 def test_a_mask_head_keeps_every_weight_of_the_box_detector() -> None:
     assert d2.kept(d2.build(BASE, SMALL), d2.build(replace(BASE, heads="mask"), SMALL)) == 100
+
+
+def test_kept_weights_are_counted_in_the_named_parts_alone() -> None:
+    one, other = d2.build(BASE, SMALL), d2.build(replace(BASE, backbone="mobilenet"), SMALL)
+    assert d2.kept(one, other, d2.MODULES[1:]) == 100
+    assert d2.kept(one, other, ("backbone.body",)) < 1
+
+
+def test_another_meta_architecture_keeps_the_body_of_the_backbone_and_nothing_behind_the_maps() -> None:
+    with torch.device("meta"):
+        one, other = d2.build(d2.Config(), SMALL), fcos_resnet50_fpn(weights=None, weights_backbone=None)
+    assert d2.kept(one, other, ("backbone.body",)) == 100
+    assert d2.kept(one, other, d2.MODULES[1:]) == 0
+
+
+def test_a_schedule_takes_as_long_as_all_its_images_together() -> None:
+    one_second = d2.schedule_days(1000, 640)
+    assert one_second == pytest.approx(90_000 * 16 * (853 / 640) / 86_400)
+    assert d2.schedule_days(1000, 320) == pytest.approx(4 * one_second)
 
 
 def test_the_configured_mask_rcnn_has_the_modules_of_torchvision() -> None:
@@ -64,5 +83,6 @@ def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path
     d2.main(["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "record.json").read_text("utf-8"))
     wanted = {"modules_changed_most", "weights_kept_mask", "roi_error_gain", "paste_error_gain", "iou_error_gain"}
-    assert record["results"].keys() >= wanted | {"loss_left_vit_tiny", "macs_resnet50_mask"}
+    wanted |= {"body_kept_one_stage", "heads_kept_one_stage", "keypoint_over_backbone", "cpu_days_schedule"}
+    assert record["results"].keys() >= wanted | {"loss_left_vit_tiny", "macs_resnet50_keypoint"}
     assert [each["name"] for each in record["figures"]] == ["stages", "costs", "latency", "fidelity", "transformer"]

@@ -47,6 +47,40 @@ def test_the_teacher_moves_by_the_part_that_does_not_stay(student):
     torch.testing.assert_close(teacher.prototypes.weight, 0.9 * before + 0.1 * student.prototypes.weight.detach())
 
 
+def test_without_momentum_the_teacher_is_the_student(student):
+    torch.manual_seed(1)
+    teacher = dinov2.Student(PRESET).requires_grad_(False)
+    dinov2.follow(teacher, student, dinov2.RECIPES["no_momentum"].momentum)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
+
+
+def test_without_small_crops_only_the_large_ones_are_seen(images):
+    seen = dinov2.views(images, dinov2.RECIPES["no_small_crops"].small, generator())
+    assert [each.shape[-1] for each in seen] == [16, 16]
+
+
+def test_each_arm_differs_from_the_recipe_in_one_thing():
+    whole = dinov2.RECIPES["dino"]
+    for name, recipe in dinov2.RECIPES.items():
+        differing = [
+            field
+            for field in ("momentum", "temperature", "centring", "small")
+            if getattr(recipe, field) != getattr(whole, field)
+        ]
+        assert len(differing) == (name != "dino")
+
+
+def test_registers_are_four_more_vectors_of_the_width():
+    plain, more = dinov2.dinov2("s"), dinov2.with_registers("s")
+    assert sum(each.numel() for each in more.parameters()) - sum(each.numel() for each in plain.parameters()) == 4 * 384
+
+
+def test_hours_of_training_grow_with_the_work_of_the_crops():
+    hours = dinov2.training_hours(100, 0)
+    assert hours == pytest.approx(625_000 * 1024 * (200 + 3 * 0.6 * 200) / 156e3 / 3600)
+    assert dinov2.training_hours(100, 10) > hours
+
+
 def test_centring_takes_the_running_mean_off_and_a_low_temperature_sharpens(student, images):
     view = [torch.rand(4, 1, 16, 16, generator=generator())]
     plain = dinov2.Recipe("", centring=False, temperature=0.1)
@@ -96,9 +130,10 @@ def record(tmp_path_factory):
 
 def test_a_smoke_run_records_every_result_and_draws_every_figure(record):
     names = {"knn_gap_random", "knn_gap_pixels", "again_gap_random", "patch_gap_random", "information_gap_no_centring"}
+    names |= {"knn_gap_no_momentum", "knn_gap_no_small_crops", "macs_registers_over_plain", "training_a100_hours"}
     assert names | {"macs_patch_8_over_16", "finetuning_over_linear_memory"} <= record["results"].keys()
     figures = record["figures"]
-    assert {each["name"] for each in figures} == {"crops", "features", "components", "collapse", "patches"}
+    assert {each["name"] for each in figures} == {"crops", "features", "components", "collapse", "parts", "patches"}
     assert all((record["out"] / each[style]).is_file() for each in figures for style in ("light", "dark"))
 
 

@@ -68,6 +68,29 @@ def test_refinement_touches_only_the_points_that_it_chose() -> None:
     assert before == 28
 
 
+def test_an_estimate_that_is_far_off_still_learns() -> None:
+    model = im.MaskNet().train()
+    with torch.no_grad():
+        model.score[-1].bias.fill_(30)
+    estimate = model(torch.rand(4, 3, im.CROP, im.CROP))[4]
+    estimate.square().mean().backward()
+    assert (estimate > 1).all()
+    assert model.score[-1].bias.grad.item() > 1  # a sigmoid would leave almost nothing
+
+
+def test_the_estimate_trains_none_of_the_features_that_the_masks_share() -> None:
+    model = im.MaskNet().train()
+    model(torch.rand(4, 3, im.CROP, im.CROP))[4].sum().backward()
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if "score" not in name)
+
+
+def test_the_grid_costs_more_than_the_points_and_less_than_points_with_their_coarse_mask() -> None:
+    counted = im.head_macs()
+    network = sum(layer.weight.numel() for layer in im.MaskNet().point if hasattr(layer, "weight"))
+    assert counted["points"] == pytest.approx(3 * im.POINTS * network / 1e6)
+    assert counted["points"] < counted["grid"] < counted["points"] + counted["coarse"]
+
+
 def test_the_rim_of_a_square_is_its_outermost_pixels() -> None:
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2:6, 2:6] = True

@@ -108,6 +108,34 @@ def test_positions_equal_those_of_the_library(model):
     torch.testing.assert_close(model.position(points), library(points, (sam.SIDE, sam.SIDE)), rtol=1e-4, atol=1e-4)
 
 
+def test_a_perfect_mask_of_any_level_earns_more_than_the_least_rating_of_the_grid(scenes):
+    worth = sam.attainable(scenes.masks)
+    assert worth.shape == (3,)
+    assert (worth > sam.RATED).all()
+    assert worth.max() < 0.7  # an annotation drawn from three is seldom the mask itself
+
+
+class Rater(torch.nn.Module):
+    """Finds the left half of any image, and rates its three masks of a click as told."""
+
+    def __init__(self, *rated: float) -> None:
+        super().__init__()
+        self.rated = torch.nn.Parameter(torch.tensor(rated))
+
+    def forward(self, images, prompts):
+        shape = *prompts.kinds.shape[:2], 4
+        left = (torch.arange(sam.SIDE) < sam.SIDE // 2).float() - 0.5
+        return left.expand(*shape, sam.SIDE, sam.SIDE), self.rated.expand(shape)
+
+
+def test_the_grid_keeps_one_of_equal_masks_and_none_that_is_rated_low(scenes):
+    high, low = (sam.Trained(Rater(*[rated] * 4), 0, scenes) for rated in (sam.RATED + 0.05, sam.RATED - 0.05))
+    kept = sam.everything(high, scenes.images[:1])
+    assert kept.shape == (1, sam.SIDE, sam.SIDE)
+    assert kept.sum() == sam.SIDE**2 // 2
+    assert len(sam.everything(low, scenes.images[:1])) == 0
+
+
 def test_thin_strokes_do_not_fit_into_a_quarter_of_the_resolution_and_thick_ones_do():
     assert sam.ceiling(sam.strokes(1, 0, count=4, side=64), 40) < 0.6
     assert sam.ceiling(sam.strokes(12, 0, count=4, side=64), 40) > 0.9
