@@ -6,13 +6,14 @@ The page evaluates the rules in the browser (`docs/assets/choose.js`); what they
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scripts import licensing
 from scripts.comparison import own_numbers
 from scripts.knowledge import Knowledge, introduction
-from scripts.schema import Card
+from scripts.numbers import Published
+from scripts.schema import Card, Variant
 
 BYTES = 4  # of a weight in fp32
 
@@ -50,15 +51,27 @@ def facts(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     own = [variant for variant in card.variants.values() if not variant.for_comparison]
     sizes = sizes or [counted.parameters for variant in own if (counted := knowledge.counted(variant))]
     latency: dict[str, float] = {}
-    for number in numbers:
-        device, one = number.conditions.hardware, number.conditions.batch == "1"
-        if device and one and number.metric in ("latency", "fps"):
-            value = number.quantity.value
-            milliseconds = value if number.metric == "latency" else 1000 / value
-            latency[device] = min(milliseconds, latency.get(device, milliseconds))
+    for device, milliseconds in (*_published_times(numbers), *_measured_times(own, knowledge)):
+        latency[device] = min(milliseconds, latency.get(device, milliseconds))
     return {
         "slug": card.slug, "name": card.name, "purpose": card.purpose.strip(), "tasks": list(card.tasks),
         "family": card.family, "year": introduction(card).year, "uses": licensing.uses(card, knowledge),
         "weights_gb": BYTES * min(sizes) / 1e9 if sizes else None, "latency_ms": latency,
         "least_images": card.least_data.images if card.least_data else None,
     }  # fmt: skip
+
+
+def _published_times(numbers: Sequence[Published]) -> Iterator[tuple[str, float]]:
+    """(device, ms) of each published time or rate at batch 1."""
+    for number in numbers:
+        device, value = number.conditions.hardware, number.quantity.value
+        if device and number.conditions.batch == "1" and number.metric in ("latency", "fps"):
+            yield device, value if number.metric == "latency" else 1000 / value
+
+
+def _measured_times(variants: Sequence[Variant], knowledge: Knowledge) -> Iterator[tuple[str, float]]:
+    """(device, ms) of what `measure` timed at batch 1; the device with its threads and precision."""
+    for timed in (timed for variant in variants for timed in knowledge.latency(variant)):
+        if timed.batch == 1 and timed.ms is not None:
+            threads = f", {timed.threads} threads" if timed.threads else ""
+            yield f"{timed.device}{threads}, {timed.precision} (timed here)", timed.ms

@@ -653,7 +653,10 @@ def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, Any]:
             "conditions": ", ".join(f"{name} {value}" for name, value in ranking.conditions)
             or "no further conditions given",
             "apart": difference_text(first, ranking.numbers[0], apart_in(first, ranking.numbers[0])),
-            "rows": [_ranked(number, _rank(i, ranking.numbers), knowledge) for i, number in enumerate(ranking.numbers)],
+            "rows": [
+                _ranked(number, rank, knowledge)
+                for number, rank in zip(ranking.numbers, _ranks(ranking.numbers), strict=True)
+            ],
         }
         for ranking in benchmark.rankings
     ]
@@ -664,11 +667,12 @@ def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rank(i: int, numbers: Sequence[Published]) -> str:
-    """A rank only where there is something to rank; equal figures share it."""
-    if len(numbers) == 1:
-        return ""
-    return str(next(k for k, number in enumerate(numbers) if number.quantity.value == numbers[i].quantity.value) + 1)
+def _ranks(numbers: Sequence[Published]) -> list[str]:
+    """Ranks only where there is something to rank; equal figures share one."""
+    first: dict[float, int] = {}
+    for i, number in enumerate(numbers, 1):
+        first.setdefault(number.quantity.value, i)
+    return [str(first[number.quantity.value]) if len(numbers) > 1 else "" for number in numbers]
 
 
 def _ranked(number: Published, rank: str, knowledge: Knowledge) -> dict[str, str]:

@@ -206,9 +206,10 @@ def parse_record(path: Path) -> dict[str, Any] | None:
 
 
 def last_good(project: Project, slug: str) -> tuple[dict[str, Any], Path] | None:
-    """The newest readable record of an example and its folder."""
-    paths = sorted((project.runs / slug).glob("*/record.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next(((record, path.parent) for path in paths if (record := read_record(path)) is not None), None)
+    """The readable record of an example that was started last, and its folder."""
+    paths = sorted((project.runs / slug).glob("*/record.json"))
+    found = [(record, path.parent) for path in paths if (record := read_record(path)) is not None]
+    return max(found, key=lambda pair: str(pair[0].get("started", "")), default=None)
 
 
 def state(project: Project, wanted: Target, queued: bool = False) -> Run:

@@ -152,6 +152,17 @@ def test_old_runs_are_forgotten_but_the_newest_few(tiny: Project) -> None:
     assert wanted.folder(tiny) in folders
 
 
+def test_of_the_good_runs_that_started_last_counts_whatever_the_dates_of_the_files_are(tiny: Project) -> None:
+    for day in (2, 1):
+        edit(tiny.examples / "lab/extra.py", f"VALUES = [{3 - day}.0", f"VALUES = [{4 - day}.0")
+        wanted = runs.target(tiny, "beta", "quick", "cpu")
+        assert execute.execute(tiny, wanted.slug, wanted.key) == 0
+        edit(wanted.record(tiny), "2026-01-01", f"2026-01-0{day}")
+        runs.seal(wanted.folder(tiny))
+    record, _ = runs.last_good(tiny, "beta") or ({}, None)
+    assert record["started"].startswith("2026-01-02")
+
+
 def test_a_run_that_is_under_way_is_told_apart_from_one_that_was_killed(tiny: Project) -> None:
     wanted = runs.target(tiny, "alpha", "quick", "cpu")
     mark = tiny.runs / "alpha/running.json"
