@@ -58,7 +58,7 @@ def test_a_page_that_was_edited_or_lost_is_made_again(chain: Project) -> None:
 
 def test_a_change_of_the_words_or_of_a_count_renders_all(chain: Project) -> None:
     remade(chain)
-    edit(chain.cards / "_vocabulary.yml", "label: AP,", "label: mAP,")
+    edit(chain.cards / "_vocabulary.yml", "COCO box average precision over", "Average precision of boxes over")
     assert len(remade(chain)) == 6
 
 
