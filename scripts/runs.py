@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def state(project: Project, wanted: Target, queued: bool = False) -> Run:
     marks = project.runs / wanted.slug
     failed = _read_mark(marks / "failed.json", wanted.key)
     running = _read_mark(marks / "running.json", wanted.key)
-    if running and _is_alive(running["pid"]):
+    if running and _is_under_way(running):
         return Run(wanted.slug, "running", good, folder)
     if failed:
         return Run(wanted.slug, "failed", good, folder, tuple(failed["error"]))
@@ -243,9 +244,12 @@ def _read_mark(path: Path, key: str) -> dict[str, Any] | None:
     return mark if isinstance(mark, dict) and mark.get("key") == key else None
 
 
-def _is_alive(pid: int) -> bool:
+def _is_under_way(mark: Mapping[str, Any]) -> bool:
+    """Whether the process lives that left the mark; of another machine that cannot be seen, and is believed for a while."""
+    if mark.get("host", platform.node()) != platform.node():
+        return time.time() - float(mark.get("started", 0)) < max(SECONDS_LIMIT.values())
     try:
-        os.kill(pid, 0)
+        os.kill(mark["pid"], 0)
     except OSError:
         return False
     return True

@@ -44,6 +44,12 @@ class Done:
 Command = Callable[..., Done]
 
 
+@pytest.fixture(autouse=True)
+def no_shared_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test takes runs from a cache of the machine that it is on."""
+    monkeypatch.delenv("RUN_CACHE", raising=False)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Project:
     """A copy of the tiny project."""

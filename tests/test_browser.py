@@ -114,6 +114,43 @@ def test_nothing_sticks_out_on_a_phone(template: str, browser: Browser, address:
     assert width <= 360
 
 
+SHIFTS = """() => new Promise((resolve) => {
+  let total = 0;
+  const add = (list) => list.getEntries().forEach((entry) => { total += entry.hadRecentInput ? 0 : entry.value; });
+  new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => resolve(total), 500);
+})"""
+
+
+@pytest.mark.parametrize("width", [412, 1280])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_nothing_moves_while_a_page_loads(template: str, width: int, browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 820})
+    page = context.new_page()
+    page.goto(address + TEMPLATES[template], wait_until="networkidle")
+    shift = page.evaluate(SHIFTS)
+    context.close()
+    assert shift <= 0.1  # what Lighthouse calls good
+
+
+def test_each_model_with_a_picture_has_a_small_one_in_the_table(page: Page, address: str) -> None:
+    page.goto(f"{address}models/")
+    pictures = page.locator("table.browse .browse-thumb img.only-light")
+    assert pictures.count() == page.locator(".model-tile img.only-light").count() > 0
+    told = pictures.evaluate_all("all => all.map(each => [each.alt, each.loading, each.width > 0])")
+    assert all(each == ["", "lazy", True] for each in told)
+
+
+@pytest.mark.parametrize("path", ["models/", "evidence/", "choose/"])
+def test_without_script_no_control_is_shown_that_would_do_nothing(path: str, browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address + path)
+    assert page.locator("article form:visible").count() == 0
+    assert page.locator("article tbody tr:visible").count() > 15
+    context.close()
+
+
 def test_search_finds_a_model(page: Page, address: str) -> None:
     page.goto(address)
     page.locator("label.md-search__icon").first.wait_for(state="attached")

@@ -171,6 +171,11 @@ def test_a_run_that_is_under_way_is_told_apart_from_one_that_was_killed(tiny: Pr
     assert runs.state(tiny, wanted).status == "running"
     mark.write_text(json.dumps({"key": wanted.key, "pid": 2**22 + 1}))
     assert runs.state(tiny, wanted, queued=True).status == "queued"
+    elsewhere = {"key": wanted.key, "pid": 2**22 + 1, "host": "another machine"}
+    mark.write_text(json.dumps(elsewhere | {"started": time.time() - 60}))
+    assert runs.state(tiny, wanted).status == "running"
+    mark.write_text(json.dumps(elsewhere | {"started": time.time() - 7 * 24 * 3600}))
+    assert runs.state(tiny, wanted).status == "not run"
 
 
 def test_the_page_of_a_queued_example_says_so(tiny: Project) -> None:

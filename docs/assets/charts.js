@@ -1,4 +1,4 @@
-// A button below each chart turns the still picture into one that can be explored. The library for that is part of this site
+// The button below each chart turns the still picture into one that can be explored. The library for that is part of this site
 // and is fetched only when it is asked for.
 "use strict";
 (() => {
@@ -11,10 +11,7 @@
 
   for (const figure of document.querySelectorAll("figure[data-chart]")) {
     const still = figure.querySelector(".chart-still");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "chart-explore";
-    button.textContent = "Explore: values and conditions of each point";
+    const button = figure.querySelector(".chart-explore");
     button.addEventListener("click", async () => {
       button.disabled = true;
       button.textContent = "Loading";
@@ -40,6 +37,5 @@
         console.warn(error);
       }
     });
-    still.after(button);
   }
 })();

@@ -5,7 +5,6 @@
   const form = document.getElementById("choose");
   const { questions, models } = JSON.parse(document.getElementById("choose-data").textContent);
   const params = new URLSearchParams(location.search);
-  document.querySelectorAll(".with-script").forEach((part) => { part.hidden = false; });
 
   const make = (tag, text = "", attributes = {}) => {
     const made = document.createElement(tag);
@@ -45,18 +44,8 @@
     });
   }
 
-  const controls = questions.map((question) => {
-    const label = make("label");
-    const control = question.options ? make("select", "", { name: question.id })
-      : make("input", "", { name: question.id, type: "number", min: "0", step: "any", inputmode: "decimal" });
-    if (question.options) control.append(make("option", "does not matter", { value: "" }), ...question.options.map((each) => make("option", each, { value: each })));
-    control.value = params.get(question.id) ?? "";
-    label.append(make("span", `${question.ask}${question.rule?.test === "at_most" ? ", at most" : ""}${question.unit ? ` (${question.unit})` : ""}`.replace("have, at most", "have")), control);
-    form.append(label);
-    return control;
-  });
-  const clear = make("button", "Start again", { type: "reset" });
-  form.append(clear);
+  const controls = [...form.querySelectorAll("select, input")];
+  controls.forEach((control) => { control.value = params.get(control.name) ?? ""; });
 
   const link = (model) => make("a", model.name, { href: `../models/${model.slug}/` });
 

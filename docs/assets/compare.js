@@ -11,7 +11,6 @@
   const asked = (new URLSearchParams(location.search).get("m") ?? "").split(",").filter((slug) => known.has(slug));
   const first = asked.length ? asked : ["detr", "faster-rcnn"].filter((slug) => known.has(slug));
   selects.forEach((select, i) => { select.value = first[i] ?? ""; });
-  document.querySelectorAll(".with-script").forEach((part) => { part.hidden = false; });
   const rows = [...table.tBodies[0].rows];
   let data;
 
@@ -149,4 +148,5 @@
   }
   form.addEventListener("change", update);
   update();
+  table.dataset.ready = "yes";
 })();

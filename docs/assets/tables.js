@@ -1,16 +1,13 @@
 // Tables that can be sorted and filtered. A page works without this file: it then shows every row in its first order.
-//   <table class="browse"> ... <th data-filter="one">  a choice among the values of the column; a cell may list several in data-value, apart by |
-//                              <th data-sort>          a button that sorts by data-value, or by the text of the cells
+//   <form class="browse-controls">  stands before the table; a <select> is filled with the values of the column that it is named after
+//                                   (a cell may list several in data-value, apart by |)
+//   <th data-sort>                  becomes a button that sorts by data-value, or by the text of the cells
 // The state stands in the address (?task=...&q=...&sort=-year), so that a view can be shared.
 "use strict";
 (() => {
   const slug = (text) => text.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
   const value = (cell) => cell.dataset.value ?? cell.textContent.trim();
-  const element = (tag, properties = {}, children = []) => {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  };
+  const element = (tag, properties) => Object.assign(document.createElement(tag), properties);
 
   function browse(table) {
     const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
@@ -18,25 +15,19 @@
     const names = heads.map((head) => slug(head.textContent));
     const asked = new URLSearchParams(location.search);
     const state = { q: asked.get("q") ?? "", sort: asked.get("sort") ?? "", picks: new Map() };
-    const count = element("output", { className: "browse-count" });
-    count.setAttribute("aria-live", "polite");
-    const form = element("form", { className: "browse-controls" });
-    form.setAttribute("role", "search");
-    form.setAttribute("aria-label", `Filter the table: ${table.caption?.textContent ?? ""}`);
+    const form = table.closest(".scroll").previousElementSibling;
+    const [text, count] = [form.querySelector("input"), form.querySelector("output")];
     form.addEventListener("submit", (event) => event.preventDefault());
 
-    const text = element("input", { type: "search", value: state.q, autocomplete: "off" });
+    text.value = state.q;
     text.addEventListener("input", () => { state.q = text.value; update(); });
-    form.append(element("label", {}, ["Contains ", text]));
-    heads.forEach((head, column) => {
-      if (!("filter" in head.dataset)) return;
+    form.querySelectorAll("select").forEach((select) => {
+      const column = names.indexOf(select.name);
       const values = [...new Set(rows.flatMap((row) => value(row.cells[column]).split("|")))].filter(Boolean).sort();
-      const select = element("select", {}, [element("option", { value: "", textContent: "any" }),
-        ...values.map((each) => element("option", { value: each, textContent: each }))]);
-      select.value = values.includes(asked.get(names[column])) ? asked.get(names[column]) : "";
+      select.append(...values.map((each) => element("option", { value: each, textContent: each })));
+      select.value = values.includes(asked.get(select.name)) ? asked.get(select.name) : "";
       state.picks.set(column, select.value);
       select.addEventListener("change", () => { state.picks.set(column, select.value); update(); });
-      form.append(element("label", {}, [`${head.textContent.trim()} `, select]));
     });
     heads.forEach((head, column) => {
       if (!("sort" in head.dataset)) return;
@@ -48,15 +39,11 @@
         update();
       });
     });
-    const clear = element("button", { type: "button", textContent: "Show all" });
-    clear.addEventListener("click", () => {
-      state.q = text.value = "";
-      form.querySelectorAll("select").forEach((select) => { select.value = ""; });
+    form.addEventListener("reset", () => {
+      state.q = "";
       state.picks.forEach((_, column) => state.picks.set(column, ""));
       update();
     });
-    form.append(clear, count);
-    table.closest(".scroll").before(form);
 
     function matches(row) {
       const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
