@@ -689,13 +689,13 @@ def changed_by_closing(model: nn.Module, test: BrainSlices, brightest: bool) -> 
 def draw_altered(style: Style, scores: Scores, changed: Sequence[Sequence[float]]) -> Figure:
     """Dice of tumours and false tumours by what is done to the gates; pixels that change by closing a tenth."""
     scored = {"dice_tumour": "Dice: tumours", "false_tumours": "false tumours a slice"}
-    figure, (axes,) = panels(1, 3, height=2.8, width_ratios=[1.2, 1.2, 0.8])
+    figure, (axes,) = panels(1, 3, height=2.8, width_ratios=[1.15, 1.15, 0.9])
     for ax, measure, title in zip(axes, scored, scored.values(), strict=False):
         seed_bars(ax, ["as\ntrained", *ALTERED], [[values[measure] for values in each] for each in scores.values()])
         ax.set_title(title)
         ax.set_ylim(0, max(ax.get_ylim()[1], 0.1))  # from 0, also where nothing is found
-    seed_bars(axes[2], ["darkest", "brightest"], changed)
-    axes[2].set(title="closing a tenth", ylabel="pixels that change (%)")
+    seed_bars(axes[2], ["darkest\nclosed", "brightest\nclosed"], changed)
+    axes[2].set_title("changed pixels (%)")
     return figure
 
 

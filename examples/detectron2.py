@@ -353,6 +353,9 @@ def counts(config: Config) -> dict[str, dict[str, float]]:
     return {part: {"macs": each["macs"], "parameters": each["parameters"] / 1e6} for part, each in found.items()}
 
 
+PARTS = ("backbone", "proposals", "box head", "mask head", "keypoint head")  # in the order of their colours
+
+
 def swap(run: Run, preset: Preset) -> None:
     """What a change of one field changes, and what the parts cost."""
     experiment = run.experiment(
@@ -410,17 +413,21 @@ def swap(run: Run, preset: Preset) -> None:
 
 def draw_costs(style: Style, costs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     figure, axes = panels(1, 2, height=3.4, sharey=True)
-    parts = list(dict.fromkeys(part for each in costs.values() for part in each))
+    parts = {
+        part: colour
+        for part, colour in zip(PARTS, style.cycle, strict=False)
+        if any(part in each for each in costs.values())
+    }
     for ax, (measure, label) in zip(
         axes[0], (("parameters", "parameters ($10^6$)"), ("macs", "MACs ($10^9$)")), strict=True
     ):
         left = [0.0] * len(costs)
-        for part, colour in zip(parts, style.cycle, strict=False):
+        for part, colour in parts.items():
             values = [each.get(part, {}).get(measure, 0.0) for each in costs.values()]
             ax.barh(range(len(costs)), values, left=left, color=colour, label=part)
             left = [a + b for a, b in zip(left, values, strict=True)]
         ax.set_yticks(range(len(costs)), list(costs))
-        ax.set_xlabel(label)
+        ax.set(xlabel=label, xlim=(0, 1.06 * max(left)))
     axes[0, 0].invert_yaxis()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(parts))
     return figure
@@ -484,16 +491,20 @@ def latency(run: Run, preset: Preset) -> None:
         "latency",
         partial(draw_latency, found=found, backbones=preset.backbones),
         caption=f"Time on one image of {preset.side} px. Left: backbones with their pyramid. Right: branches of the heads, "
-        f"the box branch on {preset.regions} regions, the others on {preset.detections} detections. Dots are seeds.",
+        f"the box branch on {preset.regions} regions, the others on {preset.detections} detections. Dots are seeds; colours "
+        "stand for the same parts as in the figure of the costs.",
         alt="Bars of milliseconds for each backbone and for each branch of the heads.",
     )
 
 
 def draw_latency(style: Style, found: Sequence[Mapping[str, float]], backbones: Sequence[str]) -> Figure:
     figure, axes = panels(1, 2, height=2.8)
-    for ax, names in zip(axes[0], (backbones, ("box", "mask", "keypoint")), strict=True):
-        seed_bars(ax, [name.replace("_", " ") for name in names], [[each[name] for each in found] for name in names])
-        ax.set_ylabel("ms an image")
+    heads = [part.removesuffix(" head") for part in PARTS[2:]]
+    shown = {"backbones": (backbones, style.cycle[:1]), "heads": (heads, style.cycle[2:])}
+    for ax, (title, (names, colours)) in zip(axes[0], shown.items(), strict=True):
+        values = [[each[name] for each in found] for name in names]
+        seed_bars(ax, [name.replace("_", " ") for name in names], values, colours)
+        ax.set(title=title, ylabel="ms an image")
     return figure
 
 
@@ -582,10 +593,10 @@ def fidelity(run: Run, preset: Preset) -> None:
 
 def draw_fidelity(style: Style, found: Mapping[str, tuple[str, Sequence[Sequence[float]]]]) -> Figure:
     figure, axes = panels(1, 3, height=2.8)
-    labels = ("shift of the samples (px)", "change of the IoU (%)", "1 - IoU of the mask (%)")
-    for ax, label, (_, values) in zip(axes[0], labels, found.values(), strict=True):
+    titles = ("shift of samples (px)", "change of IoU (%)", "1 - IoU of mask (%)")
+    for ax, title, (_, values) in zip(axes[0], titles, found.values(), strict=True):
         seed_bars(ax, ["Detectron", "Detectron2"], values)
-        ax.set_ylabel(label)
+        ax.set(title=title, xlim=(-0.65, 1.65))
     return figure
 
 
@@ -640,6 +651,8 @@ def draw_curves(style: Style, curves: Mapping[str, Sequence[Sequence[float]]]) -
     figure, axes = panels(1, 1, height=2.8)
     for (name, losses), line in zip(curves.items(), ("-", "--"), strict=True):
         seed_lines(axes[0, 0], range(1, len(losses[0]) + 1), losses, name.replace("_", " "), linestyle=line)
+    for band in axes[0, 0].collections:
+        band.set(alpha=0.4, linewidth=0.8)  # seen on a dark page too
     axes[0, 0].set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes[0, 0].legend()
     return figure

@@ -18,17 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from lab.data import SPLITS, Split
 from lab.data.digits import digits
 from lab.data.scenes import make_scenes
-from lab.figures import Style, draw_boxes, panels, seed_lines, show_image
+from lab.figures import DARK, Style, draw_boxes, panels, seed_lines, show_image
 from lab.metrics import timed
 from lab.run import Run
 from lab.training import count_parameters, fit, seed_everything
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -575,6 +577,8 @@ def draw_cascade(style: Style, runs: Sequence[BoxRun]) -> Figure:
     axes[1].set(xlabel="IoU of the box that comes in", ylabel="IoU gained by one head")
     for ax in axes:
         ax.legend()
+        for band in ax.collections:
+            band.set(alpha=0.4, linewidth=0.8)  # seen on a dark page too
     return figure
 
 
@@ -656,11 +660,19 @@ def draw_stages(style: Style, trained: Trained) -> Figure:
     ious = paired_iou(ways[0], trained.data.boxes[trained.rows])
     rows = (ious - 0.5).abs().argsort()[:4].tolist()
     figure, axes = panels(1, 4, height=2.2)
+    kinds: dict[str, tuple[str, Any]] = {
+        "loose box": ("orange", "--"),
+        "after three stages": ("cyan", "-"),
+        "truth": ("white", ":"),
+    }
     for ax, row in zip(axes[0], rows, strict=True):
         truth = trained.data.boxes[trained.rows[row]].cpu()
         show_image(ax, trained.data.images[trained.data.scene[trained.rows[row]]].cpu())
-        for boxes, colour, line in ((truth, "white", "-"), (ways[0][row], "orange", "--"), (ways[3][row], "cyan", "-")):
+        for boxes, (colour, line) in zip((ways[0][row], ways[3][row], truth), kinds.values(), strict=True):
             draw_boxes(ax, boxes.cpu()[None].numpy(), colour=colour, linestyle=line)
+    handles = [Line2D([], [], color=colour, linestyle=line) for colour, line in kinds.values()]
+    dark = {"facecolor": DARK.page, "labelcolor": DARK.ink, "framealpha": 1}  # colours are bright in both styles
+    figure.legend(handles, list(kinds), loc="outside lower center", ncols=len(kinds), **dark)
     return figure
 
 
@@ -668,9 +680,10 @@ def show_stages(run: Run, trained: Trained) -> None:
     run.figure(
         "stages",
         partial(draw_stages, trained=trained),
-        caption="Loose boxes of test objects (orange, dashed), what three stages make of them (cyan), and the truth (white). "
+        caption="Loose boxes of test objects (dashed), what three stages make of them (solid), and the true boxes (dotted). "
         "Chosen: the four inputs whose IoU is nearest to one half.",
-        alt="Four scenes with digits; in each a loose dashed box, the corrected box and the true box of one object.",
+        alt="Four scenes with digits; in each a loose dashed box, the corrected solid box and the true dotted box of one "
+        "object.",
     )
 
 
@@ -725,9 +738,10 @@ def draw_scores(style: Style, scores: Scores) -> Figure:
     for ax, x, label in zip(
         axes, (scores.confidence, scores.estimate), ("class confidence", "estimated mask IoU"), strict=True
     ):
-        ax.scatter(x.numpy(), scores.quality.numpy(), s=6, alpha=0.5, color=style.cycle[0], linewidths=0)
+        ax.scatter(x.numpy(), scores.quality.numpy(), s=11, alpha=0.75, color=style.cycle[0], linewidths=0)
         ax.plot([0, 1], [0, 1], color=style.muted, linestyle="--")
-        ax.set(xlabel=label, xlim=(min(0, float(x.min())), max(1, float(x.max()))), ylim=(0, 1))
+        low, high = min(0, float(x.min())), max(1, float(x.max()))
+        ax.set(xlabel=label, xlim=(low - 0.04, high + 0.04), ylim=(-0.04, 1.04))  # dots on the border are whole
     axes[0].set_ylabel("true mask IoU")
     return figure
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# A process starts with the peak of the one that it was forked from, so a small one stands between.
+STARTER = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+report = [time.monotonic() - started, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]
+open(sys.argv[1], "w").write(json.dumps(report))
+"""
 
 
 @dataclass(frozen=True)
@@ -17,7 +27,7 @@ class Timed:
 
     seconds: float
     peak_mb: float
-    """Of the largest process among it and its children; at least that of the one that started it."""
+    """Of the largest process among it and its children."""
 
 
 def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Timed:
@@ -26,21 +36,20 @@ def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] |
     Raises:
         RuntimeError: it failed; with the end of what it printed.
     """
-    log = folder / "benchmark.log"
-    started = time.monotonic()
+    log, report = folder / "benchmark.log", folder / "benchmark.json"
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
+        subprocess.run(
+            [sys.executable, "-S", "-c", STARTER, str(report), *command],
+            cwd=folder, stdout=stream, stderr=subprocess.STDOUT, check=True, env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+    seconds, peak, code = json.loads(report.read_text("utf-8"))
     printed = log.read_text("utf-8", errors="replace")
     log.unlink()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}\n{printed[-3000:]}")
+    report.unlink()
+    if code:
+        raise RuntimeError(f"{' '.join(command)}: exit status {code}\n{printed[-3000:]}")
     per_mb = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, Linux in kB
-    return Timed(seconds, usage.ru_maxrss / per_mb)
+    return Timed(seconds, peak / per_mb)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
