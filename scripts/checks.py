@@ -62,20 +62,30 @@ def check_card(
     yield from _check_references_used(library, slug, values)
 
 
-def walk(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Every value of a card with its path, models and containers included."""
-    yield where, value
+def walk(value: Any) -> list[tuple[Path_, Any]]:
+    """Every value of a card with its path, models and containers included, in the order of the card."""
+    found: list[tuple[Path_, Any]] = []
+    queue: list[tuple[Path_, Any]] = [((), value)]
+    while queue:
+        where, inner = queue.pop()
+        found.append((where, inner))
+        queue += [((*where, name), child) for name, child in reversed(_children(inner))]
+    return found
+
+
+def _children(value: Any) -> list[tuple[str | int, Any]]:
     if isinstance(value, BaseModel):
-        children: Any = {info.alias or name: getattr(value, name) for name, info in type(value).model_fields.items()}
-        children |= value.__pydantic_extra__ or {}
-    else:
-        children = value
-    if isinstance(children, dict):
-        for key, child in children.items():
-            yield from walk(child, (*where, key))
-    elif isinstance(children, tuple | list):
-        for i, child in enumerate(children):
-            yield from walk(child, (*where, i))
+        extra = value.__pydantic_extra__ or {}
+        return [(key, getattr(value, name)) for name, key in _fields(type(value))] + list(extra.items())
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, tuple | list) else []
+
+
+@functools.cache
+def _fields(form: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """The attributes of a model, each with its name as an editor writes it."""
+    return tuple((name, info.alias or name) for name, info in form.model_fields.items())
 
 
 def _check_names(library: Library, slug: str, values: Values) -> Iterator[Problem]:

@@ -60,8 +60,13 @@ class Knowledge:
 
     def verdicts(self, slug: str | None = None) -> Counter[Verdict]:
         """How many claims stand how, for one card or for all."""
-        slugs = [slug] if slug else list(self.library.cards)
-        return Counter(judged.verdict for one in slugs for judged in (*self.pros(one), *self.cons(one)))
+        if slug:
+            return self._verdicts[slug]
+        return sum((self._verdicts[one] for one in self.library.cards), Counter())
+
+    @functools.cached_property
+    def _verdicts(self) -> Lazy[Counter[Verdict]]:
+        return Lazy(lambda slug: Counter(judged.verdict for judged in (*self.pros(slug), *self.cons(slug))))
 
     def surprises(self) -> Iterator[str]:
         """Assertions that came out otherwise than their card says, one line each."""

@@ -6,7 +6,7 @@ import csv
 import io
 
 from scripts.knowledge import Knowledge, addresses
-from scripts.numbers import Published, published
+from scripts.numbers import Published, numbers_of
 from scripts.schema import Conditions
 
 CONDITIONS = tuple(name for name in Conditions.model_fields if name != "metric")
@@ -22,7 +22,7 @@ def csv_of(knowledge: Knowledge) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for card in knowledge.cards:
-        for number in published(card):
+        for number in numbers_of(knowledge.library, card.slug):
             writer.writerow({name: _harmless(value) for name, value in _row(number, knowledge).items()})
     return text.getvalue()
 
