@@ -31,7 +31,7 @@ def main() -> None:
             whole_site.measure(options.examples)
         case "examples":
             for count in options.counts:
-                examples.compare(count, options.seconds, options.jobs, options.peers)
+                examples.compare(count, options.seconds, options.jobs, options.peers and options.peers.absolute())
         case "pages":
             pages.grow(options.counts, options.like_ours)
         case _:
