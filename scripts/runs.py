@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 from scripts.evidence import Results
 from scripts.project import Project
+from scripts.traces import sha256
 
 Status = Literal["ok", "failed", "running", "queued", "not run"]
 RECORD_KEYS = {"schema", "slug", "preset", "device", "seeds", "seconds", "experiments", "results", "figures"}
-FIGURE = re.compile(r"figures/[A-Za-z0-9_]+\.(light|dark)\.(svg|png)")
+FIGURE = re.compile(r"figures/[A-Za-z0-9_]+\.(light|dark)\.(svg|webp)")
 KEY = re.compile(r"(smoke|quick|full)-(cpu|cuda|mps)-[0-9a-f]{12}")
 SECONDS_LIMIT = {"smoke": 300, "quick": 900, "full": 6 * 3600}
 
@@ -167,12 +168,8 @@ SUMS = "SHA256SUMS"
 def seal(folder: Path) -> None:
     """Write down what the files of a run are, so that `read_record` sees a later change of any."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names if name != SUMS]
+    lines = [f"{sha256((folder / name).read_bytes())}  {name}\n" for name in names if name != SUMS]
     (folder / SUMS).write_text("".join(lines), "utf-8")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def is_sealed(folder: Path) -> bool:
@@ -180,7 +177,9 @@ def is_sealed(folder: Path) -> bool:
     try:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        return "record.json" in sums and all(_sha256(folder / name) == digest for name, digest in sums.items())
+        return "record.json" in sums and all(
+            sha256((folder / name).read_bytes()) == digest for name, digest in sums.items()
+        )
     except (OSError, ValueError):
         return False
 

@@ -128,9 +128,9 @@ def test_a_file_that_would_not_change_is_not_written(tmp_path, monkeypatch):
     save(draw_lines, tmp_path, "lines")
 
 
-def test_heavy_pictures_become_png_at_twice_the_resolution_in_both_styles(tmp_path):
+def test_heavy_pictures_become_webp_at_twice_the_resolution_in_both_styles(tmp_path):
     light, dark, width, height = save(draw_noise, tmp_path, "noise")
-    assert (light.suffix, dark.suffix) == (".png", ".png")
+    assert (light.suffix, dark.suffix) == (".webp", ".webp")
     pixels = plt.imread(light)
     assert pixels.shape[:2] == pytest.approx((2 * height, 2 * width), abs=1)
     assert pixels[0, 0, 3] == 0  # the corner is transparent

@@ -16,7 +16,7 @@ const PAGES = [
 const CATEGORIES = ["performance", "accessibility", "best-practices", "seo"];
 const TYPES = {
   ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".json": "application/json",
-  ".xml": "application/xml", ".txt": "text/plain", ".png": "image/png", ".woff2": "font/woff2",
+  ".xml": "application/xml", ".txt": "text/plain", ".png": "image/png", ".webp": "image/webp", ".woff2": "font/woff2",
 };
 const COMPRESSED = /text|svg|json|xml/;
 const [folder, site, ...asked] = process.argv.slice(2);
