@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, needs_chromium, serving
+from conftest import ROOT, needs_chromium
 from playwright.sync_api import Browser
 
 from scripts import site
 from scripts.benchmarks import examples, projects
+from scripts.benchmarks.search import serving
 from scripts.benchmarks.timing import timed
 from scripts.project import Project
 

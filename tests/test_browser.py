@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 from axe_core_python.sync_playwright import Axe
-from conftest import ROOT, needs_chromium, serving
+from conftest import ROOT, needs_chromium
 from playwright.sync_api import Browser, Page
 
 from scripts import runs
+from scripts.benchmarks.search import serving
 from scripts.project import Project
 
 TEMPLATES = {

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, Command, needs_chromium, serving
+from conftest import ROOT, TINY, Command, needs_chromium
 from playwright.sync_api import Browser
 
 from scripts import site
 from scripts.__main__ import annotation
+from scripts.benchmarks.search import serving
 from scripts.cards import MAX_PROBLEMS, CardError, Problem, load_library, read_yaml
 from scripts.project import Project
 from scripts.prose import mathml, measurements, to_html

@@ -24,6 +24,7 @@ BOXES = {
     "Pagefind": ("#search input", "#search .pagefind-ui__result-link"),
 }
 """Selectors of the field and of a hit."""
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def compare(counts: Sequence[int]) -> None:
@@ -60,9 +61,8 @@ def _first_hit(site: Path, name: str, query: str) -> tuple[float, str]:
     from playwright.sync_api import sync_playwright
 
     field, hit = BOXES[name]
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with _serving(site) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with serving(site) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         started = time.monotonic()
         page.goto(f"{address}about/")
@@ -77,11 +77,12 @@ def _first_hit(site: Path, name: str, query: str) -> tuple[float, str]:
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Say nothing of each request."""
 
 
 @contextmanager
-def _serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a local server of a folder."""
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
