@@ -7,6 +7,7 @@ One process: a change renders the pages, then builds those that changed ("dirty"
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 import threading
@@ -26,8 +27,12 @@ def serve(project: Project, options: argparse.Namespace) -> int:
     rebuild(False)
 
     def refresh() -> None:
-        if _render(project, options):
-            rebuild(True)
+        gc.disable()  # looking for cycles among all that is made would take a sixth of the time
+        try:
+            if _render(project, options):
+                rebuild(True)
+        finally:
+            gc.enable()
 
     folder = str(project.build / "serve")
     try:
@@ -63,6 +68,9 @@ def _builder(project: Project) -> Callable[[bool], None]:
         config.extra["served"] = True  # without a policy: the reload script is inline
         config.plugins.on_startup(command="serve", dirty=dirty)
         index = found.read_bytes() if dirty and found.is_file() else None
+        if index is not None:  # the search need not read the changed pages for it
+            listeners = config.plugins.events["page_context"]
+            config.plugins.events["page_context"] = [each for each in listeners if "search" not in each.__module__]
         build(config, dirty=dirty)
         if index is not None:
             found.write_bytes(index)
