@@ -19,10 +19,12 @@ from scripts.project import Project
 if TYPE_CHECKING:
     from scripts.knowledge import Knowledge
 
+CORES = os.cpu_count() or 1
+
 
 def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
     """Print every problem (of the given cards, or of all) and a summary line; 1 if there is an error."""
-    library, problems = site.checked_library(project, runs.states(project))
+    library, problems = site.checked_library(project, runs.states(project), CORES)
     wanted = {path.resolve() for path in paths}
     known = {(project.root / source.path).resolve() for source in library.sources.values()}
     for path in sorted(wanted - known):
@@ -106,12 +108,12 @@ def count(project: Project) -> int:
 def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge | None:
     """Write the pages; None, and the problems printed, if a card is broken."""
     try:
-        knowledge = site.gather(project, queued, options.preset, options.device)
+        knowledge = site.gather(project, queued, options.preset, options.device, CORES)
     except site.BrokenCardsError as error:
         report(error.problems)
         print(f"{summary(len({p.path for p in error.problems}), error.problems)}; nothing was written", file=sys.stderr)
         return None
-    changed = site.render(project, knowledge)
+    changed = site.render(project, knowledge, CORES)
     print(f"{len(knowledge.cards)} cards rendered, {changed} files changed", flush=True)
     return knowledge
 
@@ -215,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where examples run")
     which.add_argument("--preset", choices=("smoke", "quick", "full"), help="quick on a CPU, full on a GPU")
     jobs = argparse.ArgumentParser(add_help=False)
-    jobs.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="examples at a time")
+    jobs.add_argument("--jobs", type=int, default=CORES, metavar="N", help="examples at a time")
 
     checking = commands.add_parser("check", help="print every problem of the cards as path:line:column: message")
     checking.add_argument("paths", nargs="*", type=Path, metavar="PATH")

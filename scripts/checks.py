@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from license_expression import get_spdx_licensing
 from pydantic import BaseModel
 
-from scripts import prose
+from scripts import parallel, prose
 from scripts.cards import Library, Path_, Problem, Source, nearest
 from scripts.counts import Counted
 from scripts.evidence import Results, check_reported, check_shown, owners_of
@@ -34,6 +35,7 @@ def check_library(
     examples: Mapping[str, str],
     runs: Mapping[str, Results] | None = None,
     counts: Mapping[str, Counted] | None = None,
+    jobs: int = 1,
 ) -> list[Problem]:
     """Every problem of every card, sorted by place.
 
@@ -42,10 +44,14 @@ def check_library(
         examples: source text of each example by slug.
         runs: results of the runs there are, by slug; assertions over others are not checked.
         counts: what was counted, by `build @ input`; other variants are not checked against their published figures.
+        jobs: cards that are checked at a time.
     """
-    found = [problem for slug in library.cards for problem in check_card(library, slug, examples, runs or {})]
-    found += [problem for slug in library.cards for problem in _check_counts(library, slug, counts or {})]
-    return sorted([*found, *_check_notes(library), *_check_glossary(library)])
+
+    def of_card(slug: str) -> list[Problem]:
+        return [*check_card(library, slug, examples, runs or {}), *_check_counts(library, slug, counts or {})]
+
+    found = parallel.call_all([functools.partial(of_card, slug) for slug in library.cards], jobs)
+    return sorted([*itertools.chain(*found), *_check_notes(library), *_check_glossary(library)])
 
 
 def check_card(

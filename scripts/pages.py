@@ -11,12 +11,12 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from scripts import charts, choice, detectors, licensing, lineage, prose
 from scripts.bibtex import bibtex
@@ -58,18 +58,13 @@ ANCHORS = {"purpose": "", "name": "", "confused_with": "#concept", "pros": "#cla
 """Where on a model's page a field of its card stands, if not under its own name."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """An example as its page shows it."""
-
-    slug: str
-    title: str
-    cells: tuple[Cell, ...]
-
-
 def _tidy(text: str) -> str:
     """No trailing blanks, no runs of empty lines: templates leave both."""
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+
+
+def _page(path: str, make: Callable[[], str]) -> dict[str, str]:
+    return {path: _tidy(make())}
 
 
 @dataclass
@@ -86,31 +81,30 @@ class Pages:
         if card := self.knowledge.library.cards.get(slug):
             pages[f"models/{slug}.md"] = _tidy(self.model(card))
         if slug in self.scripts:
-            cells = read_cells(self.scripts[slug])
-            pages[f"examples/{slug}.md"] = _tidy(self.example(Example(slug, title_of(cells), cells)))
+            pages[f"examples/{slug}.md"] = _tidy(self.example(slug))
         return pages
 
-    def overviews(self) -> dict[str, str]:
-        """All other generated pages, which look at every card, by path below `docs/`."""
+    def overviews(self) -> list[Callable[[], dict[str, str]]]:
+        """Makers of all other generated pages, which look at every card, each by its path below `docs/`."""
         pages = {
-            "index.md": self.overview("home.md.j2", root=""),
-            "models/index.md": self.overview("models.md.j2", root="../"),
-            "tasks/index.md": self.tasks(),
-            "numbers/index.md": self.numbers(),
-            "scaling/index.md": self.scaling(),
-            "examples/index.md": self.examples_index(),
-            "glossary/index.md": self.glossary(),
-            "notes/index.md": self.notes(),
-            "charts/index.md": self.charts(),
-            "choose/index.md": self.choose(),
-            "compare/index.md": self.compare(),
-            "evidence/index.md": self.evidence(),
-            "detectors/index.md": self.detectors(),
-            "licensing/index.md": self.licensing(),
-            "lineage/index.md": self.lineage(),
-            "downloads/index.md": self.downloads(),
+            "compare/index.md": self.compare,
+            "index.md": self.home,
+            "models/index.md": self.models,
+            "tasks/index.md": self.tasks,
+            "numbers/index.md": self.numbers,
+            "scaling/index.md": self.scaling,
+            "examples/index.md": self.examples_index,
+            "glossary/index.md": self.glossary,
+            "notes/index.md": self.notes,
+            "charts/index.md": self.charts,
+            "choose/index.md": self.choose,
+            "evidence/index.md": self.evidence,
+            "detectors/index.md": self.detectors,
+            "licensing/index.md": self.licensing,
+            "lineage/index.md": self.lineage,
+            "downloads/index.md": self.downloads,
         }
-        return {path: _tidy(text) for path, text in pages.items()}
+        return [functools.partial(_page, path, make) for path, make in pages.items()]
 
     def model(self, card: Card) -> str:
         root = "../../"
@@ -137,21 +131,29 @@ class Pages:
             }
         )  # fmt: skip
 
-    def example(self, example: Example) -> str:
+    def example(self, slug: str) -> str:
         root = "../../"
-        card = self.knowledge.library.cards.get(example.slug)
-        run = self.knowledge.run(example.slug)
+        cells = read_cells(self.scripts[slug])
+        card = self.knowledge.library.cards.get(slug)
+        run = self.knowledge.run(slug)
         record = run.record if run else None
         figures = list(record["figures"]) if record else []
         return _template("example.md.j2").render(
             self._common(root, card) | {
-                "slug": example.slug, "name": card.name if card else example.slug, "has_card": card is not None,
-                "title": example.title, "run": run, "record": record, "fence": "`" * 5,
-                "slug_file": f"../{example.slug}", "cells": [_cell_view(cell, figures) for cell in example.cells],
+                "slug": slug, "name": self._name(slug), "has_card": card is not None,
+                "title": title_of(cells), "run": run, "record": record, "fence": "`" * 5,
+                "slug_file": f"../{slug}", "cells": [_cell_view(cell, figures) for cell in cells],
             }
         )  # fmt: skip
 
-    def overview(self, template: str, root: str) -> str:
+    def home(self) -> str:
+        return self._grid("home.md.j2", root="")
+
+    def models(self) -> str:
+        return self._grid("models.md.j2", root="../")
+
+    def _grid(self, template: str, root: str) -> str:
+        """Every model in brief, those with a figure first."""
         verdicts = _ordered(self.knowledge.verdicts())
         entries = sorted(map(self._entry, self.knowledge.cards), key=lambda entry: entry["hero"] is None)
         return _template(template).render(
@@ -376,10 +378,10 @@ class _Writer:
         )
         more = " et al." if len(reference.authors) > 1 else ""
         page = self._page(self.card.slug)
-        return Markup('<a class="cite" href="{}#ref-{}">{}{}, {}</a>').format(page, key, family, more, reference.year)
+        return Markup(f'<a class="cite" href="{page}#ref-{key}">{escape(family)}{more}, {reference.year}</a>')
 
     def source(self, cite: Cite) -> Markup:
-        return Markup("[{}: {}]").format(self.cite(cite.reference), cite.where)
+        return Markup(f"[{self.cite(cite.reference)}: {escape(cite.where)}]")
 
     def place(self, finding: Finding) -> Markup:
         """Where a finding's numbers stand: of this card as a citation, of another as a link to its table."""

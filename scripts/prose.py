@@ -125,8 +125,11 @@ class Terms:
     @classmethod
     def of(cls, addresses: Mapping[str, str]) -> Terms:
         """Terms by spelling. An acronym keeps its case; a longer term wins over one inside it."""
-        spellings = sorted(addresses, key=len, reverse=True)
-        choice = "|".join(re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})" for word in spellings)
+        by_letter: dict[str, list[str]] = {}  # so that at each word only those of its letter are tried
+        for word in sorted(addresses, key=len, reverse=True):
+            spelling = re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})"
+            by_letter.setdefault(word[0].lower(), []).append(spelling)
+        choice = "|".join(f"(?=(?i:{re.escape(a)}))(?:{'|'.join(words)})" for a, words in by_letter.items())
         known = {word if word.isupper() else word.lower(): address for word, address in addresses.items()}
         return cls(re.compile(rf"(?<![\w-])({choice or '(?!)'})s?(?![\w-])"), known)
 

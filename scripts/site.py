@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scripts import counts, latency, runs, studies
+from scripts import counts, latency, parallel, runs, studies
 from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
-from scripts.traces import Texts, Traces, Watched, read_json, sha256
+from scripts.traces import Texts, Traces, Watched, read_json, reading, sha256
 
 if TYPE_CHECKING:
     from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
@@ -47,7 +48,7 @@ class BrokenCardsError(Exception):
         self.problems = problems
 
 
-def checked_library(project: Project, states: Mapping[str, runs.Run]) -> tuple[Library, list[Problem]]:
+def checked_library(project: Project, states: Mapping[str, runs.Run], jobs: int = 1) -> tuple[Library, list[Problem]]:
     """All cards, and every problem there is.
 
     A result that an assertion names can only be looked up in a run of the present script.
@@ -55,18 +56,20 @@ def checked_library(project: Project, states: Mapping[str, runs.Run]) -> tuple[L
     library, problems = load_library(project.cards, project.root)
     results = {slug: run.results for slug, run in states.items() if run.status == "ok"}
     counted, _ = counts.read(project)
-    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results, counted)
+    problems += check_library(library, dict.fromkeys(runs.example_slugs(project), ""), results, counted, jobs)
     return library, sorted(problems)
 
 
-def gather(project: Project, queued: bool = False, preset: str | None = None, device: str = "auto") -> Knowledge:
+def gather(
+    project: Project, queued: bool = False, preset: str | None = None, device: str = "auto", jobs: int = 1
+) -> Knowledge:
     """Read everything that the site is made from.
 
     Raises:
         BrokenCardsError: a card has an error.
     """
     states = runs.states(project, preset, device, queued)
-    library, problems = checked_library(project, states)
+    library, problems = checked_library(project, states, jobs)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise BrokenCardsError(problems)
@@ -104,42 +107,69 @@ class _TagBlind(yaml.SafeLoader):
 _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
 
 
-def render(project: Project, knowledge: Knowledge) -> int:
+def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
-    from scripts import choice, comparison, exports, pages
+    from scripts import pages
 
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
-    home = repository(project)
-    maker = pages.Pages(knowledge, scripts, home)
+    maker = pages.Pages(knowledge, scripts, repository(project))
     traces = _traces(project, knowledge, maker)
-    kept, texts = _texts_by_slug(knowledge, maker, traces)
-    texts |= (
-        maker.overviews() | exports.overviews(knowledge, home) | comparison.render(knowledge) | choice.render(knowledge)
-    )
-    written = {path: text.encode() for path, text in texts.items()} | _drawn_charts(project, knowledge)
-    written |= {path: file.read_bytes() for path, file in _figures(knowledge).items()}
-    changed = sum(write(project.docs / path, content) for path, content in sorted(written.items()))
-    changed += _write_notebooks(project, scripts)
+    known = {slug: traces.kept(slug) for slug in sorted({*knowledge.library.cards, *scripts})}
+    stale = [slug for slug, paths in known.items() if paths is None]
+    of_stale: list[Callable[[], Texts]] = [functools.partial(_texts_of, slug, maker) for slug in stale]
+    writers = [functools.partial(_write_texts, project, make) for make in (*_overviews(maker), *of_stale)]
+    made = [
+        *parallel.call_all(writers, jobs),
+        _write_texts(project, functools.partial(_drawn_charts, project, knowledge)),
+    ]
+    for slug, written in zip(stale, made[-1 - len(stale) : -1], strict=True):
+        traces.add(slug, written.digests, written.read)
+    figures = _figures(knowledge)
+    changed = sum(written.changed for written in made) + _write_notebooks(project, scripts)
+    changed += sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
     write(project.build / TRACES, traces.text().encode())
-    keep = {project.docs / path for path in (*written, *kept)} | {_notebook_path(project, slug) for slug in scripts}
+    kept = itertools.chain(
+        figures, *(written.digests for written in made), *(paths for paths in known.values() if paths)
+    )
+    keep = {project.docs / path for path in kept} | {_notebook_path(project, slug) for slug in scripts}
     return changed + delete_orphans(project.docs, keep)
 
 
-def _texts_by_slug(knowledge: Knowledge, maker: pages.Pages, traces: Traces) -> tuple[list[str], dict[str, str]]:
-    """Of the pages and files of each model: the paths of those that lie there as they should, and the texts of the others."""
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What became of some texts: their digests by path, how many files changed, and whose cards and runs were read."""
+
+    digests: Mapping[str, str]
+    changed: int
+    read: set[str]
+
+
+def _write_texts(project: Project, make: Callable[[], Texts]) -> _Written:
+    with reading() as names:
+        contents = {path: text.encode() for path, text in make().items()}
+    changed = sum(write(project.docs / path, content) for path, content in contents.items())
+    return _Written({path: sha256(content) for path, content in contents.items()}, changed, names)
+
+
+def _overviews(maker: pages.Pages) -> list[Callable[[], Texts]]:
+    """Make the pages and files that look at every card; the slowest first."""
+    from scripts import choice, comparison, exports
+
+    knowledge = maker.knowledge
+    return [
+        *maker.overviews(),
+        functools.partial(exports.overviews, knowledge, maker.repository),
+        functools.partial(comparison.render, knowledge),
+        functools.partial(choice.render, knowledge),
+    ]
+
+
+def _texts_of(slug: str, maker: pages.Pages) -> Texts:
+    """The pages and files of one model."""
     from scripts import exports
 
-    def make(slug: str) -> Texts:
-        card = knowledge.library.cards.get(slug)
-        return maker.of_slug(slug) | (exports.of_card(card, knowledge) if card else {})
-
-    kept: list[str] = []
-    made: dict[str, str] = {}
-    for slug in sorted({*knowledge.library.cards, *maker.scripts}):
-        paths, texts = traces.group(slug, functools.partial(make, slug))
-        kept += paths
-        made |= texts
-    return kept, made
+    card = maker.knowledge.library.cards.get(slug)
+    return maker.of_slug(slug) | (exports.of_card(card, maker.knowledge) if card else {})
 
 
 def _traces(project: Project, knowledge: Knowledge, maker: pages.Pages) -> Traces:
@@ -168,12 +198,12 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
     } | dict(knowledge.studies.files)
 
 
-def _drawn_charts(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
+def _drawn_charts(project: Project, knowledge: Knowledge) -> Texts:
     """The files of the charts by path below docs/: a picture for each scheme, the data, and the library to explore it."""
     from scripts import charts
 
     made = charts.charts(knowledge)
-    files = {f"charts/{chart.name}.json": charts.explorable(chart).encode() for chart in made}
+    files = {f"charts/{chart.name}.json": charts.explorable(chart) for chart in made}
     for chart in made:
         for scheme in charts.SCHEMES:
             specification = charts.specification(chart, scheme)
@@ -197,14 +227,14 @@ def _bundle() -> str:
     return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub asks for a snippet
 
 
-def _cached(project: Project, source: str, suffix: str, make: Callable[[], str]) -> bytes:
+def _cached(project: Project, source: str, suffix: str, make: Callable[[], str]) -> str:
     """What `make` returns, kept under the hash of its source and of the version of the library that draws."""
     version = metadata.version("vl-convert-python")
-    name = hashlib.sha256(f"{version}\n{source}".encode()).hexdigest()[:16]
+    name = sha256(f"{version}\n{source}".encode())[:16]
     path = project.build / "charts" / f"{name}.{suffix}"
     if not path.is_file():
         write(path, make().encode())
-    return path.read_bytes()
+    return path.read_text("utf-8")
 
 
 def _notebook_path(project: Project, slug: str) -> Path:
@@ -216,7 +246,7 @@ def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
     from scripts import cells
 
     stamp = project.build / "notebooks.json"
-    digests = {slug: hashlib.sha256(text.encode()).hexdigest() for slug, text in scripts.items()}
+    digests = {slug: sha256(text.encode()) for slug, text in scripts.items()}
     made = read_json(stamp)
     stale = [slug for slug in scripts if made.get(slug) != digests[slug] or not _notebook_path(project, slug).is_file()]
     changed = sum(write(_notebook_path(project, slug), cells.notebook(scripts[slug], slug).encode()) for slug in stale)

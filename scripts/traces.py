@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -95,17 +95,17 @@ class Traces:
         self._known: dict[str, Any] = known.get("groups", {}) if known.get("surroundings") == surroundings else {}
         self._groups: dict[str, Any] = {}
 
-    def group(self, name: str, make: Callable[[], Texts]) -> tuple[Iterable[str], Texts]:
-        """The paths of a group of texts that lie in `docs` as they should, and those texts that were made now."""
+    def kept(self, name: str) -> Collection[str] | None:
+        """The paths of a group of texts that lie in `docs` as they would be made again; None if they do not."""
         group = self._known.get(name)
-        if group and self._is_current(group):
-            self._groups[name] = group
-            return group["texts"], {}
-        with reading() as names:
-            texts = make()
-        read = {slug: self._digests.get(slug, "") for slug in sorted(names)}
-        self._groups[name] = {"read": read, "texts": {path: sha256(text.encode()) for path, text in texts.items()}}
-        return (), texts
+        if group is None or not self._is_current(group):
+            return None
+        self._groups[name] = group
+        return list(group["texts"])
+
+    def add(self, name: str, texts: Mapping[str, str], read: Iterable[str]) -> None:
+        """Note the digests of a group of texts, by path, and what was read while they were made."""
+        self._groups[name] = {"read": {slug: self._digests.get(slug, "") for slug in sorted(read)}, "texts": texts}
 
     def _is_current(self, group: Mapping[str, Any]) -> bool:
         if any(self._digests.get(slug, "") != digest for slug, digest in group["read"].items()):

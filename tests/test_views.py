@@ -243,6 +243,6 @@ def test_a_chart_is_drawn_once_and_kept(tiny: Project, monkeypatch: pytest.Monke
         calls.append(1)
         return "<svg/>"
 
-    assert site._cached(tiny, "a", "svg", draw) == b"<svg/>"
-    assert site._cached(tiny, "a", "svg", draw) == b"<svg/>"
+    assert site._cached(tiny, "a", "svg", draw) == "<svg/>"
+    assert site._cached(tiny, "a", "svg", draw) == "<svg/>"
     assert len(calls) == 1

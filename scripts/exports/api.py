@@ -26,7 +26,7 @@ def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
 
 
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
