@@ -28,7 +28,8 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
         "colours": ["#4FA8E0", "#E0672A", "#17B386", "#E39AC6", "#F2D34B", "#BFE3FA", "#B9AEF5", "#a4acba"],
     },
 }  # fmt: skip
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+"""One less than there are colours, so that the ninth model has a colour and a shape that no other has together."""
 
 
 @dataclass(frozen=True)

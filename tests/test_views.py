@@ -179,6 +179,13 @@ def test_a_chart_names_its_conditions_and_links_every_point(knowledge: Knowledge
         assert all(point["href"].startswith("../models/") for point in chart.points)
 
 
+@pytest.mark.parametrize("scheme", charts.SCHEMES)
+def test_no_two_of_twenty_models_share_colour_and_shape(knowledge: Knowledge, scheme: str) -> None:
+    point = charts.specification(charts.charts(knowledge)[0], scheme)["layer"][1]["encoding"]
+    colours, shapes = (point[channel]["scale"]["range"] for channel in ("color", "shape"))  # Vega repeats a short range
+    assert len({(colours[i % len(colours)], shapes[i % len(shapes)]) for i in range(20)}) == 20
+
+
 def test_latencies_of_two_devices_never_share_an_axis(knowledge: Knowledge) -> None:
     titles = [chart.axis for chart in charts.charts(knowledge) if chart.axis.startswith("Latency")]
     assert titles
