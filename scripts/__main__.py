@@ -184,10 +184,6 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
             return check(project, options.paths, options.format)
         case "run":
             return run(project, options)
-        case "execute":
-            from scripts import execute
-
-            return execute.execute(project, options.slug, options.key)
         case "count":
             return count(project)
         case "measure":
@@ -248,9 +244,6 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
     commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
     commands.add_parser("schema", help="write model_cards/card.schema.json")
-    executing = commands.add_parser("execute")  # one job, called by the Snakefile
-    executing.add_argument("slug")
-    executing.add_argument("key")
     return parser
 
 

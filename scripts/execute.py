@@ -213,3 +213,7 @@ def _write_json(path: Path, value: object) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value), "utf-8")
     part.replace(path)
+
+
+if __name__ == "__main__":  # one job, called by the Snakefile
+    sys.exit(execute(Project(Path.cwd()), *sys.argv[1:]))

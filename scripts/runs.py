@@ -20,11 +20,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from scripts.evidence import Results
 from scripts.project import Project
 from scripts.traces import sha256
+
+if TYPE_CHECKING:
+    from scripts.evidence import Results  # each job starts with this module, and has to start quickly
 
 Status = Literal["ok", "failed", "running", "queued", "not run"]
 RECORD_KEYS = {"schema", "slug", "preset", "device", "seeds", "seconds", "experiments", "results", "figures"}

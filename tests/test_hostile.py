@@ -19,7 +19,7 @@ import yaml
 from conftest import ROOT, TINY, Command, needs_chromium
 from playwright.sync_api import Browser
 
-from scripts import site
+from scripts import execute, site
 from scripts.__main__ import annotation
 from scripts.benchmarks.search import serving
 from scripts.cards import MAX_PROBLEMS, CardError, Problem, load_library, read_yaml
@@ -317,8 +317,8 @@ def test_a_slug_never_leads_out_of_its_folder(slug: str, tiny: Project, command:
     before = sorted(tiny.root.parent.rglob("*"))
     assert command("new", slug).returncode == 1
     assert command("run", slug).returncode == 1
-    assert command("execute", slug, "quick-cpu-0").returncode == 1
-    assert command("execute", "alpha", f"quick-cpu-{slug}/../../x").returncode == 1
+    assert execute.execute(tiny, slug, "quick-cpu-0") == 1
+    assert execute.execute(tiny, "alpha", f"quick-cpu-{slug}/../../x") == 1
     assert sorted(tiny.root.parent.rglob("*")) == before
 
 

@@ -26,10 +26,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[bytes]:
+def start(project: Project, module: str, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "scripts", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=project.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_a_build_killed_at_any_of_twenty_moments_leaves_a_whole_site_and_all_run
     moments = random.Random(0)
     for i in range(KILLS):
         (tiny.cards / "beta.yml").write_text(versions[i % 2])
-        kill_after(start(tiny, "build"), moments.uniform(0.05, 1.3 * duration))
+        kill_after(start(tiny, "scripts", "build"), moments.uniform(0.05, 1.3 * duration))
         site.recover(tiny)  # what the next build does first
         assert snapshot(tiny.site) in whole, f"kill {i}"
         assert snapshot(tiny.runs) == finished
@@ -88,7 +88,7 @@ def test_a_run_killed_on_its_way_leaves_the_finished_runs_and_is_made_again(tiny
     keys = [wanted.key for wanted in execute.wanted_targets(tiny, ["alpha", "beta"], None, "cpu")]
     moments = random.Random(1)
     for _ in range(6):
-        kill_after(start(tiny, "execute", "alpha", keys[0]), moments.uniform(0.2, 1.0))
+        kill_after(start(tiny, "scripts.execute", "alpha", keys[0]), moments.uniform(0.2, 1.0))
         now = snapshot(tiny.runs)
         assert {name: now.get(name) for name in finished} == finished
         assert runs.states(tiny)["alpha"].status in ("not run", "ok")
