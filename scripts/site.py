@@ -325,13 +325,9 @@ def _index_with_pagefind(site: Path) -> None:
     Raises:
         RuntimeError: Pagefind failed.
     """
-    options = [
-        "--root-selector",
-        "article.md-content__inner",
-        "--exclude-selectors",
-        "[data-search-exclude], .headerlink",
-    ]
-    command = [sys.executable, "-m", "pagefind", "--silent", "--site", str(site), *options]
+    command = [sys.executable, "-m", "pagefind", "--silent", "--site", str(site)]
+    command += ["--root-selector", "article.md-content__inner"]
+    command += ["--exclude-selectors", "[data-search-exclude], .headerlink"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"pagefind failed, the last good site is untouched:\n{done.stdout}{done.stderr}")
