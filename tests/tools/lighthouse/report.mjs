@@ -11,7 +11,7 @@ import zlib from "node:zlib";
 const PAGES = [
   "", "models/", "models/detr/", "examples/detr/", "choose/", "compare/?m=detr,mask-rcnn", "numbers/", "charts/", "scaling/",
   "detectors/", "evidence/", "lineage/", "licensing/", "glossary/", "notes/", "downloads/", "tasks/", "examples/", "reference/",
-  "reference/lab/", "about/", "about/evidence/",
+  "reference/lab/", "reference/cards/", "about/", "about/evidence/",
 ];
 const CATEGORIES = ["performance", "accessibility", "best-practices", "seo"];
 const TYPES = {
