@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def _forget_old(marks: Path, key: str) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    part = path.with_suffix(".part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # another machine may be at the same run
     part.write_text(json.dumps(value), "utf-8")
     part.replace(path)
 

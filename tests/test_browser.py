@@ -154,9 +154,10 @@ def test_without_script_no_control_is_shown_that_would_do_nothing(path: str, bro
 
 def test_search_finds_a_model(page: Page, address: str) -> None:
     page.goto(address)
-    page.locator("label.md-search__icon").first.wait_for(state="attached")
+    ready = page.locator(".md-search-result__meta", has_text="Type to start searching")
+    ready.wait_for(state="attached", timeout=20_000)  # what is typed before the index is there gives no result
     page.keyboard.press("/")
-    page.locator("input.md-search__input").fill("swin shifted windows")
+    page.locator("input.md-search__input").press_sequentially("swin shifted windows")  # the theme listens to keys
     first = page.locator(".md-search-result__link").first
     first.wait_for(timeout=20_000)
     links = page.locator(".md-search-result__link").evaluate_all("nodes => nodes.map(node => node.href)")
