@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from scripts import runs, site
 from scripts.cards import MAX_PROBLEMS, Problem
+from scripts.failures import told
 from scripts.project import Project
 
 if TYPE_CHECKING:
@@ -156,25 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do what it says; the exit status."""
     options = _parser().parse_args(argv)
     try:
-        return dispatch(Project(Path.cwd()), options)
+        return told(lambda: dispatch(Project(Path.cwd()), options))
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in TOLD_ERRORS:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{where}{error.strerror}. {TOLD_ERRORS[error.errno]}", file=sys.stderr)
-        return 1
-
-
-WHOLE = "The last good site and all finished runs are as they were."
-TOLD_ERRORS = {
-    errno.ENOSPC: f"The disk is full: make room and run the command again. {WHOLE}",
-    errno.EDQUOT: f"Your share of the disk is full: make room and run the command again. {WHOLE}",
-    errno.EACCES: f"This user may not write there. {WHOLE}",
-    errno.EROFS: f"Nothing can be written there. {WHOLE}",
-}
 
 
 def dispatch(project: Project, options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import shared
+from scripts.failures import told
 from scripts.project import Project
 from scripts.runs import (
     KEY,
@@ -217,4 +218,4 @@ def _write_json(path: Path, value: object) -> None:
 
 
 if __name__ == "__main__":  # one job, called by the Snakefile
-    sys.exit(execute(Project(Path.cwd()), *sys.argv[1:]))
+    sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command, edit
 
-from scripts import execute, runs, site
+from scripts import execute, runs, shared, site
 from scripts.project import Project
 
 KILLS = 20
@@ -164,6 +165,20 @@ def test_a_full_disk_is_told_and_takes_nothing_away(
     assert snapshot(tiny.site) == before
     assert list(tiny.docs.rglob("*.part")) == []
     assert "is built" in command("build").stdout
+
+
+def test_a_full_disk_is_told_by_a_job_too(
+    tiny: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "record.json")
+
+    monkeypatch.chdir(tiny.root)
+    monkeypatch.setattr(shared, "fetch", full)
+    monkeypatch.setattr(sys, "argv", ["execute", "alpha", "quick-cpu-0123456789ab"])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(ROOT / "scripts" / "execute.py"), run_name="__main__")
+    assert "record.json: No space left on device. The disk is full: make room" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_really_full_is_told(tiny: Project, tmp_path: Path) -> None:
