@@ -234,7 +234,7 @@ def _cached(project: Project, source: str, suffix: str, make: Callable[[], str])
     path = project.build / "charts" / f"{name}.{suffix}"
     if not path.is_file():
         write(path, make().encode())
-    return path.read_text("utf-8")
+    return path.read_bytes().decode()  # not as text, which would change line ends
 
 
 def _notebook_path(project: Project, slug: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import shutil
@@ -39,7 +40,7 @@ def test_an_error_of_a_call_is_raised_here_with_its_number_and_file(jobs: int, t
     calls = [*[os.getpid] * FEWEST, functools.partial(os.rmdir, tmp_path / "missing")]
     with pytest.raises(FileNotFoundError) as error:
         call_all(calls, jobs)
-    assert error.value.filename == str(tmp_path / "missing") or error.value.filename == tmp_path / "missing"
+    assert (error.value.errno, str(error.value.filename)) == (errno.ENOENT, str(tmp_path / "missing"))
 
 
 def test_a_site_rendered_by_two_processes_has_the_same_bytes_as_by_one(tmp_path: Path) -> None:
