@@ -156,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do what it says; the exit status."""
     options = _parser().parse_args(argv)
     try:
-        return told(lambda: dispatch(Project(Path.cwd()), options))
+        status = told(lambda: dispatch(Project(Path.cwd()), options))
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -235,4 +237,5 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
+        os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once
     sys.exit(main())

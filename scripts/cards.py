@@ -11,7 +11,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,8 @@ def read_yaml(text: str, path: str) -> tuple[Any, Positions]:
     """
     if len(text.encode()) > MAX_BYTES:
         raise CardError(_too_large(path))
-    reader = _Reader(text, path)
     try:
+        reader = _Reader(text, path)
         return reader.document(), reader.positions
     except yaml.MarkedYAMLError as error:
         line, column = _place(error.problem_mark or error.context_mark)
@@ -160,18 +160,18 @@ class _Reader:
     def __init__(self, text: str, path: str) -> None:
         self.path = path
         self.positions: dict[Path_, tuple[int, int]] = {}
-        self._events = yaml.parse(text, Loader=yaml.CSafeLoader)
+        self._next: Callable[[], Any] = yaml.CSafeLoader(text).get_event
         self._resolve: Callable[[type, str, tuple[bool, bool]], str] = yaml.resolver.Resolver().resolve
         self._construct: Callable[[yaml.Node], Any] = yaml.constructor.SafeConstructor().construct_object
 
     def document(self) -> Any:
         """The one document of the file."""
-        next(self._events)  # the start of the stream
-        if isinstance(next(self._events), yaml.StreamEndEvent):
+        self._next()  # the start of the stream
+        if isinstance(self._next(), yaml.StreamEndEvent):
             raise CardError(Problem(self.path, 1, 1, "the file is empty; start one with: python -m scripts new SLUG"))
-        data = self._value(next(self._events), ())
-        next(self._events)  # the end of the document
-        after = next(self._events)
+        data = self._value(self._next(), ())
+        self._next()  # the end of the document
+        after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
             raise self._refusal(after, "a second document (---) starts here; a file holds one card")
         return data
@@ -180,7 +180,8 @@ class _Reader:
         return CardError(Problem(self.path, *_place(event.start_mark), message))
 
     def _value(self, event: Any, where: Path_) -> Any:
-        self.positions.setdefault(where, _place(event.start_mark))
+        if where not in self.positions:
+            self.positions[where] = _place(event.start_mark)
         if event.anchor is not None:
             message = "anchors (&) and aliases (*) are not allowed in a card; write the value out"
             raise self._refusal(event, message)
@@ -192,24 +193,25 @@ class _Reader:
             return self._scalar(event)
         if len(where) >= MAX_DEPTH:
             raise self._refusal(event, f"nested deeper than {MAX_DEPTH} levels")
-        return dict(self._items(where)) if isinstance(event, yaml.MappingStartEvent) else list(self._children(where))
+        return self._mapping(where) if isinstance(event, yaml.MappingStartEvent) else self._sequence(where)
 
-    def _children(self, where: Path_) -> Iterator[Any]:
-        for i in itertools.count():
-            event = next(self._events)
-            if isinstance(event, yaml.SequenceEndEvent):
-                return
-            yield self._value(event, (*where, i))
+    def _sequence(self, where: Path_) -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            values.append(self._value(event, (*where, len(values))))
+        return values
 
-    def _items(self, where: Path_) -> Iterator[tuple[str, Any]]:
-        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+    def _mapping(self, where: Path_) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        while not isinstance(key := self._next(), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None:
                 raise self._refusal(key, "a key has to be a plain word")
             inner = (*where, self._readable(key))
             if inner in self.positions:
                 raise self._refusal(key, f"the key {key.value!r} stands here a second time")
             self.positions[inner] = _place(key.start_mark)
-            yield key.value, self._value(next(self._events), inner)
+            values[key.value] = self._value(self._next(), inner)
+        return values
 
     def _readable(self, event: Any) -> str:
         """The text of a scalar, if a person can see all of it."""

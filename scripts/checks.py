@@ -19,12 +19,13 @@ from scripts.counts import Counted
 from scripts.evidence import Results, check_reported, check_shown, owners_of
 from scripts.knowledge import SIZE_METRICS, difference, size_of
 from scripts.numbers import BrokenCardError, find, si
-from scripts.schema import Conditions, Reported, Variant
+from scripts.schema import Card, Conditions, Reported, Variant
 
 COUNT_TOLERANCE = 0.02
 """A count may differ from the published figure by so much without a reason."""
 PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
-
+BARE = (type(None), bool, int, float, dt.date)
+"""Types of values that hold no text."""
 
 Values = Sequence[tuple[Path_, Any]]
 """The texts and assertions of a card, each with its path."""
@@ -58,7 +59,7 @@ def check_card(
     library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
 ) -> Iterator[Problem]:
     """The problems of one card."""
-    values = [(where, value) for where, value in walk(library.cards[slug]) if isinstance(value, str | Reported)]
+    values = texts_and_assertions(library.cards[slug])
     yield from _check_names(library, slug, values)
     yield from _check_rows(library, slug)
     yield from _check_prose(library, slug, values, runs)
@@ -68,14 +69,17 @@ def check_card(
     yield from _check_references_used(library, slug, values)
 
 
-def walk(value: Any) -> list[tuple[Path_, Any]]:
-    """Every value of a card with its path, models and containers included, in the order of the card."""
+def texts_and_assertions(card: Card) -> Values:
+    """Every text and assertion of a card with its path, in the order of the card."""
     found: list[tuple[Path_, Any]] = []
-    queue: list[tuple[Path_, Any]] = [((), value)]
+    queue: list[tuple[Path_, Any]] = [((), card)]
     while queue:
-        where, inner = queue.pop()
-        found.append((where, inner))
-        queue += [((*where, name), child) for name, child in reversed(_children(inner))]
+        where, value = queue.pop()
+        if isinstance(value, str | Reported):
+            found.append((where, value))
+        if isinstance(value, str):
+            continue
+        queue += [((*where, name), inner) for name, inner in reversed(_children(value)) if type(inner) not in BARE]
     return found
 
 

@@ -60,7 +60,10 @@ ANCHORS = {"purpose": "", "name": "", "confused_with": "#concept", "pros": "#cla
 
 def _tidy(text: str) -> str:
     """No trailing blanks, no runs of empty lines: templates leave both."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+    for blank, less in ((" \n", "\n"), ("\n\n\n", "\n\n")):
+        while blank in text:
+            text = text.replace(blank, less)
+    return text.strip() + "\n"
 
 
 def _page(path: str, make: Callable[[], str]) -> dict[str, str]:
@@ -84,8 +87,8 @@ class Pages:
             pages[f"examples/{slug}.md"] = _tidy(self.example(slug))
         return pages
 
-    def overviews(self) -> list[Callable[[], dict[str, str]]]:
-        """Makers of all other generated pages, which look at every card, each by its path below `docs/`."""
+    def overviews(self) -> dict[str, Callable[[], dict[str, str]]]:
+        """Makers of all other generated pages, by path below `docs/`."""
         pages = {
             "compare/index.md": self.compare,
             "index.md": self.home,
@@ -104,7 +107,7 @@ class Pages:
             "lineage/index.md": self.lineage,
             "downloads/index.md": self.downloads,
         }
-        return [functools.partial(_page, path, make) for path, make in pages.items()]
+        return {path: functools.partial(_page, path, make) for path, make in pages.items()}
 
     def model(self, card: Card) -> str:
         root = "../../"
@@ -734,6 +737,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
+    environment.globals["badge"] = functools.cache(lambda verdict: _template("macros.j2").module.badge(verdict))  # type: ignore[attr-defined]
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
         "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
-FEWEST = 32
+FEWEST = 16
 """Calls that are worth starting processes for."""
 CHUNKS = 100
 """That the calls are handed out in: so many that all processes end at about the same moment."""

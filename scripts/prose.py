@@ -127,9 +127,13 @@ class Terms:
         """Terms by spelling. An acronym keeps its case; a longer term wins over one inside it."""
         by_letter: dict[str, list[str]] = {}  # so that at each word only those of its letter are tried
         for word in sorted(addresses, key=len, reverse=True):
-            spelling = re.escape(word) if word.isupper() else f"(?i:{re.escape(word)})"
+            first, rest = re.escape(word[0]), re.escape(word[1:])
+            spelling = f"(?<={first}){rest}" if word.isupper() else f"(?i:{rest})"
             by_letter.setdefault(word[0].lower(), []).append(spelling)
-        choice = "|".join(f"(?=(?i:{re.escape(a)}))(?:{'|'.join(words)})" for a, words in by_letter.items())
+        choice = "|".join(
+            f"[{re.escape(letter + letter.upper())}](?:{'|'.join(spellings)})"
+            for letter, spellings in by_letter.items()
+        )
         known = {word if word.isupper() else word.lower(): address for word, address in addresses.items()}
         return cls(re.compile(rf"(?<![\w-])({choice or '(?!)'})s?(?![\w-])"), known)
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ GENERATED = (
 
 
 TRACES = "traces.json"
+CHARTS = "charts/"
+"""The group of the files of the charts."""
 
 
 class BrokenCardsError(Exception):
@@ -112,27 +114,24 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     from scripts import pages
 
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
-    maker = pages.Pages(knowledge, scripts, repository(project))
-    traces = _traces(project, knowledge, maker)
-    known = {slug: traces.kept(slug) for slug in sorted({*knowledge.library.cards, *scripts})}
-    stale = [slug for slug, paths in known.items() if paths is None]
-    of_stale: list[Callable[[], Texts]] = [functools.partial(_texts_of, slug, maker) for slug in stale]
-    writers = [functools.partial(_write_texts, project, make) for make in (*_overviews(maker), *of_stale)]
-    made = [
-        *parallel.call_all(writers, jobs),
-        _write_texts(project, functools.partial(_drawn_charts, project, knowledge)),
-    ]
-    for slug, written in zip(stale, made[-1 - len(stale) : -1], strict=True):
-        traces.add(slug, written.digests, written.read)
+    maker = pages.Pages(knowledge, Watched(scripts), repository(project))
+    groups = _groups(maker)
+    traces = _traces(project, maker, scripts)
+    kept = {name: traces.kept(name) for name in (*groups, CHARTS)}
+    stale = [name for name in groups if kept[name] is None]
+    calls = [functools.partial(_write_texts, project, groups[name]) for name in stale]
+    written = dict(zip(stale, parallel.call_all(calls, jobs), strict=True))
+    if kept[CHARTS] is None:  # here, for the library that draws does not outlive a fork
+        written[CHARTS] = _write_texts(project, functools.partial(_drawn_charts, project, knowledge))
+    for name, group in written.items():
+        traces.add(name, group.digests, group.read)
     figures = _figures(knowledge)
-    changed = sum(written.changed for written in made) + _write_notebooks(project, scripts)
+    changed = sum(group.changed for group in written.values()) + _write_notebooks(project, scripts)
     changed += sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
     write(project.build / TRACES, traces.text().encode())
-    kept = itertools.chain(
-        figures, *(written.digests for written in made), *(paths for paths in known.values() if paths)
-    )
-    keep = {project.docs / path for path in kept} | {_notebook_path(project, slug) for slug in scripts}
-    return changed + delete_orphans(project.docs, keep)
+    texts = itertools.chain(*(group.digests for group in written.values()), *filter(None, kept.values()))
+    notebooks = (_notebook_path(project, slug).relative_to(project.docs).as_posix() for slug in scripts)
+    return changed + delete_orphans(project.docs, {*figures, *texts, *notebooks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,17 +150,21 @@ def _write_texts(project: Project, make: Callable[[], Texts]) -> _Written:
     return _Written({path: sha256(content) for path, content in contents.items()}, changed, names)
 
 
-def _overviews(maker: pages.Pages) -> list[Callable[[], Texts]]:
-    """Make the pages and files that look at every card; the slowest first."""
+def _groups(maker: pages.Pages) -> dict[str, Callable[[], Texts]]:
+    """What makes the texts that are made together, by name: what looks at every card, the slowest first, then each model."""
     from scripts import choice, comparison, exports
 
     knowledge = maker.knowledge
-    return [
-        *maker.overviews(),
-        functools.partial(exports.overviews, knowledge, maker.repository),
-        functools.partial(comparison.render, knowledge),
-        functools.partial(choice.render, knowledge),
-    ]
+    return {
+        **maker.overviews(),
+        "downloads/": functools.partial(exports.overviews, knowledge, maker.repository),
+        "api/compare.json": functools.partial(comparison.render, knowledge),
+        "api/choose.json": functools.partial(choice.render, knowledge),
+        **{
+            slug: functools.partial(_texts_of, slug, maker)
+            for slug in sorted({*knowledge.library.cards, *maker.scripts})
+        },
+    }
 
 
 def _texts_of(slug: str, maker: pages.Pages) -> Texts:
@@ -172,18 +175,18 @@ def _texts_of(slug: str, maker: pages.Pages) -> Texts:
     return maker.of_slug(slug) | (exports.of_card(card, maker.knowledge) if card else {})
 
 
-def _traces(project: Project, knowledge: Knowledge, maker: pages.Pages) -> Traces:
+def _traces(project: Project, maker: pages.Pages, scripts: Mapping[str, str]) -> Traces:
     """What is known of the texts of the last time, if the code and all that is no card, run or script are as they were."""
-    library = knowledge.library
+    knowledge, library = maker.knowledge, maker.knowledge.library
     code = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".j2")]
     packages = project.root / "requirements.txt"
     around = (library.vocabulary, knowledge.counts, knowledge.studies, knowledge.latencies, maker.repository)
     files = sorted([*code, *([packages] if packages.is_file() else [])])
     surroundings = [*(sha256(path.read_bytes()) for path in files), repr(around)]
-    digests = {}
-    for slug in {*library.sources, *knowledge.runs, *maker.scripts}:
+    digests = {"generated/": repr(knowledge.generated)}  # who reads that reads every card too
+    for slug in {*library.sources, *knowledge.runs, *scripts}:
         card = library.sources[slug].digest if slug in library.sources else ""
-        digests[slug] = sha256(repr((card, knowledge.runs.get(slug), maker.scripts.get(slug))).encode())
+        digests[slug] = sha256(repr((card, knowledge.runs.get(slug), scripts.get(slug))).encode())
     return Traces(project.build / TRACES, project.docs, sha256("".join(surroundings).encode()), digests)
 
 
@@ -269,13 +272,14 @@ def write(path: Path, content: bytes) -> bool:
     return True
 
 
-def delete_orphans(docs: Path, keep: Iterable[Path]) -> int:
-    """Delete generated files that are no longer made; the number of them."""
-    kept = set(keep)
-    folders = [docs / name for name in GENERATED if (docs / name).is_dir()]
-    orphans = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path not in kept]
+def delete_orphans(docs: Path, keep: Collection[str]) -> int:
+    """Delete generated files that are no longer made; the number of them. `keep` holds paths below `docs`."""
+    found = (
+        os.path.join(folder, file) for name in GENERATED for folder, _, files in os.walk(docs / name) for file in files
+    )
+    orphans = [path for path in found if path[len(str(docs)) + 1 :].replace(os.sep, "/") not in keep]
     for path in orphans:
-        path.unlink()
+        os.unlink(path)
     return len(orphans)
 
 

@@ -33,8 +33,15 @@ def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
     }
 
 
+class _Dumper(yaml.CSafeDumper):
+    """Writes a value that occurs twice twice, where YAML would name it and refer to it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def _yaml(value: object) -> str:
-    text = yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10**6)
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
     return str(text)
 
 

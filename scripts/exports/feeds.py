@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from scripts import prose
 from scripts.evidence import Judged
 from scripts.knowledge import Knowledge, introduction
-from scripts.numbers import Published, published
+from scripts.numbers import Published, numbers_of
 from scripts.schema import Card
 
 ATOM = "http://www.w3.org/2005/Atom"
@@ -84,7 +84,7 @@ def card_text(card: Card, knowledge: Knowledge) -> str:
         _written_out(card.purpose, card, knowledge), "", _written_out(card.concept.strip(), card, knowledge), "",
         "### Pros", "", *(_claim(judged, card, knowledge) for judged in knowledge.pros(card.slug)), "",
         "### Cons", "", *(_claim(judged, card, knowledge) for judged in knowledge.cons(card.slug)), "",
-        "### Numbers", "", *(_number(number, card) for number in published(card)), "",
+        "### Numbers", "", *(_number(number, card) for number in numbers_of(knowledge.library, card.slug)), "",
         f"Licences: code {card.licences.code}, weights {card.licences.weights}. Reviewed {card.reviewed}.",
     ])  # fmt: skip
 
