@@ -1,6 +1,7 @@
 """Pages: views of the knowledge, rendered through `templates/` into Markdown with HTML blocks.
 
-Nothing is read or written here but the templates: `Pages` makes the text of each page, by its path below `docs/`.
+Nothing is read here but the templates, and nothing written but their compiled form: `Pages` makes the text of each page, by
+its path below `docs/`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import functools
 import html
 import json
+import os
 import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -730,11 +733,21 @@ def _heading(text: str) -> Markup:
     return Markup(re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
 
 
+def _compiled() -> jinja2.FileSystemBytecodeCache | None:
+    """Where compiled templates lie from one command to the next, beside their source, as those of Python's modules do."""
+    folder = Path(__file__).with_name("templates") / "__pycache__"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("scripts"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, bytecode_cache=_compiled(),
     )  # fmt: skip
     environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
     environment.globals["badge"] = functools.cache(lambda verdict: _template("macros.j2").module.badge(verdict))  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from scripts.cards import Library, Problem, load_library
 from scripts.checks import check_library
 from scripts.knowledge import Knowledge
 from scripts.project import Project
-from scripts.traces import Texts, Traces, Watched, read_json, reading, sha256
+from scripts.traces import Texts, Traces, Watched, reading, sha256
 
 if TYPE_CHECKING:
     from scripts import pages  # what only `render` needs is imported there: `check` is used often, and has to be quick
@@ -40,6 +40,8 @@ GENERATED = (
 TRACES = "traces.json"
 CHARTS = "charts/"
 """The group of the files of the charts."""
+SCRIPT = ".py"
+"""Ends the name under which it is noted that a script was read."""
 
 
 class BrokenCardsError(Exception):
@@ -114,7 +116,7 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     from scripts import pages
 
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in runs.example_slugs(project)}
-    maker = pages.Pages(knowledge, Watched(scripts), repository(project))
+    maker = pages.Pages(knowledge, Watched(scripts, SCRIPT), repository(project))
     groups = _groups(maker)
     traces = _traces(project, maker, scripts)
     kept = {name: traces.kept(name) for name in (*groups, CHARTS)}
@@ -126,12 +128,11 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     for name, group in written.items():
         traces.add(name, group.digests, group.read)
     figures = _figures(knowledge)
-    changed = sum(group.changed for group in written.values()) + _write_notebooks(project, scripts)
-    changed += sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
+    changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
+    changed += sum(group.changed for group in written.values())
     write(project.build / TRACES, traces.text().encode())
     texts = itertools.chain(*(group.digests for group in written.values()), *filter(None, kept.values()))
-    notebooks = (_notebook_path(project, slug).relative_to(project.docs).as_posix() for slug in scripts)
-    return changed + delete_orphans(project.docs, {*figures, *texts, *notebooks})
+    return changed + delete_orphans(project.docs, {*figures, *texts})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,19 +152,17 @@ def _write_texts(project: Project, make: Callable[[], Texts]) -> _Written:
 
 
 def _groups(maker: pages.Pages) -> dict[str, Callable[[], Texts]]:
-    """What makes the texts that are made together, by name: what looks at every card, the slowest first, then each model."""
+    """What makes the texts that are made together, by name: what looks at every card, the slowest first, then the rest."""
     from scripts import choice, comparison, exports
 
-    knowledge = maker.knowledge
+    knowledge, scripts = maker.knowledge, maker.scripts
     return {
         **maker.overviews(),
         "downloads/": functools.partial(exports.overviews, knowledge, maker.repository),
         "api/compare.json": functools.partial(comparison.render, knowledge),
         "api/choose.json": functools.partial(choice.render, knowledge),
-        **{
-            slug: functools.partial(_texts_of, slug, maker)
-            for slug in sorted({*knowledge.library.cards, *maker.scripts})
-        },
+        **{f"examples/{slug}.ipynb": functools.partial(_notebook_of, slug, scripts) for slug in scripts},
+        **{slug: functools.partial(_texts_of, slug, maker) for slug in sorted({*knowledge.library.cards, *scripts})},
     }
 
 
@@ -175,6 +174,13 @@ def _texts_of(slug: str, maker: pages.Pages) -> Texts:
     return maker.of_slug(slug) | (exports.of_card(card, maker.knowledge) if card else {})
 
 
+def _notebook_of(slug: str, scripts: Mapping[str, str]) -> Texts:
+    """The notebook of an example, apart from its pages: it depends on the script alone, and takes long to make."""
+    from scripts import cells
+
+    return {f"examples/{slug}.ipynb": cells.notebook(scripts[slug], slug)}
+
+
 def _traces(project: Project, maker: pages.Pages, scripts: Mapping[str, str]) -> Traces:
     """What is known of the texts of the last time, if the code and all that is no card, run or script are as they were."""
     knowledge, library = maker.knowledge, maker.knowledge.library
@@ -184,9 +190,10 @@ def _traces(project: Project, maker: pages.Pages, scripts: Mapping[str, str]) ->
     files = sorted([*code, *([packages] if packages.is_file() else [])])
     surroundings = [*(sha256(path.read_bytes()) for path in files), repr(around)]
     digests = {"generated/": repr(knowledge.generated)}  # who reads that reads every card too
-    for slug in {*library.sources, *knowledge.runs, *scripts}:
+    digests |= {slug + SCRIPT: sha256(text.encode()) for slug, text in scripts.items()}
+    for slug in {*library.sources, *knowledge.runs}:
         card = library.sources[slug].digest if slug in library.sources else ""
-        digests[slug] = sha256(repr((card, knowledge.runs.get(slug), scripts.get(slug))).encode())
+        digests[slug] = sha256(repr((card, knowledge.runs.get(slug))).encode())
     return Traces(project.build / TRACES, project.docs, sha256("".join(surroundings).encode()), digests)
 
 
@@ -238,23 +245,6 @@ def _cached(project: Project, source: str, suffix: str, make: Callable[[], str])
     if not path.is_file():
         write(path, make().encode())
     return path.read_bytes().decode()  # not as text, which would change line ends
-
-
-def _notebook_path(project: Project, slug: str) -> Path:
-    return project.docs / "examples" / f"{slug}.ipynb"
-
-
-def _write_notebooks(project: Project, scripts: Mapping[str, str]) -> int:
-    """Notebooks of the scripts that changed: nbconvert takes a second to import."""
-    from scripts import cells
-
-    stamp = project.build / "notebooks.json"
-    digests = {slug: sha256(text.encode()) for slug, text in scripts.items()}
-    made = read_json(stamp)
-    stale = [slug for slug in scripts if made.get(slug) != digests[slug] or not _notebook_path(project, slug).is_file()]
-    changed = sum(write(_notebook_path(project, slug), cells.notebook(scripts[slug], slug).encode()) for slug in stale)
-    write(stamp, json.dumps(digests, sort_keys=True).encode())
-    return changed
 
 
 def write(path: Path, content: bytes) -> bool:
@@ -372,7 +362,9 @@ def _inputs_digest(project: Project) -> str:
     """Hash of all that MkDocs reads: the docs folder, its settings, and the modules that the reference describes."""
     total = hashlib.sha256()
     folders = [project.docs, project.root / "overrides", project.root / "scripts", project.examples / "lab"]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     for path in sorted([*files, project.root / "mkdocs.yml"]):
         total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())
     return total.hexdigest()

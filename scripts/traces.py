@@ -41,13 +41,13 @@ def reading() -> Iterator[set[str]]:
 
 
 class Watched(Mapping[str, Value]):
-    """A mapping that notes which of its entries are read, and of those that are missed too."""
+    """A mapping that notes which of its entries are read, and of those that are missed too; `suffix` ends their names."""
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = values
+    def __init__(self, values: Mapping[str, Value], suffix: str = "") -> None:
+        self._values, self._suffix = values, suffix
 
     def __getitem__(self, name: str) -> Value:
-        note(name)
+        note(name + self._suffix)
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -85,7 +85,7 @@ class Traces:
         path: where the notes lie from one command to the next.
         docs: the folder of the texts.
         surroundings: digest of all that every text depends on; another one, and nothing is kept.
-        digests: of each card with its run and script, by slug.
+        digests: of all that may be read, by its name: of a card with its run, or of a script.
     """
 
     def __init__(self, path: Path, docs: Path, surroundings: str, digests: Mapping[str, str]) -> None:

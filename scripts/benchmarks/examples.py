@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,9 +37,10 @@ class Tool:
     commands: Sequence[Sequence[str]]
     site: Path
 
-    def seconds(self) -> float:
+    def seconds(self) -> list[float]:
+        """Of each command."""
         environment = {"PYTHONPATH": f"{self.examples}:{Path.cwd()}", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        return sum(timed(command, self.folder, environment).seconds for command in self.commands)
+        return [timed(command, self.folder, environment).seconds for command in self.commands]
 
     def shows(self, number: int, value: int) -> bool:
         """The page of an example says what its script draws."""
@@ -48,15 +48,18 @@ class Tool:
         return any(re.search(rf"\b{value}\b", path.read_text("utf-8")) for path in pages)
 
 
-def compare(count: int, seconds: float, jobs: int, peers: Path | None) -> None:
-    """Print a table of `count` scripts of about `seconds` each, `jobs` at a time; `peers` is the Python that has them."""
-    rounds = _rounds_for(seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        with_examples(Path(folder) / "project", Path.cwd(), count, rounds)
-        tools = list(_tools(Path(folder), jobs, peers))
-        alone = _alone(Path(folder) / "project" / "examples", Path(folder) / "alone", jobs)
-        rows: list[tuple[object, ...]] = [("the scripts alone", alone, "", "", "", ""), *map(_row, tools)]
-    title = f"{count} scripts of {seconds:g} s, {jobs} at a time; seconds, pages included"
+def compare(folder: Path, count: int, seconds: float, jobs: int, peers: Path | None) -> None:
+    """Print a table of `count` scripts of about `seconds` each, `jobs` at a time, in projects that are made in `folder`.
+
+    `peers` is the Python that has the other tools.
+    """
+    with_examples(folder / "project", Path.cwd(), count, _rounds_for(seconds))
+    tools = list(_tools(folder, jobs, peers))
+    alone = _alone(folder / "project" / "examples", folder / "alone", jobs)
+    rows: list[tuple[object, ...]] = [("the scripts alone", alone, "", "", "", "")]
+    for tool in tools:
+        rows += _rows(tool)
+    title = f"{count} scripts of {seconds:g} s, {jobs} at a time; seconds, with the pages"
     print_table(title, HEADER, rows)
 
 
@@ -98,17 +101,20 @@ def _tools(folder: Path, jobs: int, peers: Path | None) -> Iterator[Tool]:
         yield Tool(name, root, root / "examples", [[str(peers), "-m", *options]], root / "site")
 
 
-def _row(tool: Tool) -> tuple[object, ...]:
+def _rows(tool: Tool) -> Iterator[tuple[object, ...]]:
+    """What each step took; where a tool runs the scripts by a command of its own, that one alone too."""
     print(f"{tool.name} ...", file=sys.stderr, flush=True)
-    cold, unchanged = tool.seconds(), tool.seconds()
+    steps = [tool.seconds(), tool.seconds()]
     script, helper = tool.examples / "example-1.py", tool.examples / "lab" / "__init__.py"
     _replace(script, '"example-1", 1)', '"example-1", 7)')
-    one = tool.seconds()
+    steps.append(tool.seconds())
     right = tool.shows(1, 107)
     _replace(helper, "OFFSET = 100", "OFFSET = 200")
-    all_ = tool.seconds()
+    steps.append(tool.seconds())
     right_too = tool.shows(1, 207) and tool.shows(0, 200)
-    return tool.name, cold, unchanged, one, all_, "yes" if right and right_too else "only the script" if right else "no"
+    yield tool.name, *map(sum, steps), "yes" if right and right_too else "only the script" if right else "no"
+    if len(tool.commands) > 1:
+        yield "  running alone", *(first for first, *_ in steps), ""
 
 
 def _replace(path: Path, old: str, new: str) -> None:

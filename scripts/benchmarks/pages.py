@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import itertools
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +19,13 @@ HEADER = (
 MEGABYTE = 1e6
 
 
-def grow(counts: Sequence[int], like_ours: bool) -> None:
-    """Print a table with one row for each number of cards."""
+def grow(folder: Path, counts: Sequence[int], like_ours: bool) -> None:
+    """Print a table with one row for each number of cards, of projects that are made in `folder`."""
     kind = "clones of this project's cards" if like_ours else "made cards of 3 kB"
     rows = []
     for count in counts:
         print(f"{count} cards ...", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(_row(Path(folder) / "project", count, like_ours))
+        rows.append(_row(folder / str(count), count, like_ours))
     print_table(f"{kind}; seconds from nothing, if not said otherwise; render checks too", HEADER, rows)
 
 
@@ -53,11 +51,12 @@ def _row(root: Path, count: int, like_ours: bool) -> tuple[object, ...]:
 
 
 def _forget(root: Path) -> None:
-    """Delete what was rendered."""
-    (root / "build" / TRACES).unlink()
-    for name in GENERATED:
-        path = root / "docs" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Take away what was rendered; it is not deleted, see `benchmarks.__main__`."""
+    away = next(path for i in itertools.count() if not (path := root.with_name(f"{root.name}-{i}")).exists())
+    away.mkdir()
+    for path in (root / "build" / TRACES, *(root / "docs" / name for name in GENERATED)):
+        if path.exists():
+            path.rename(away / path.name)
 
 
 def _scripts(root: Path, command: str) -> Timed:

@@ -6,7 +6,6 @@ import functools
 import http.server
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,14 +26,13 @@ BOXES = {
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def compare(counts: Sequence[int]) -> None:
-    """Print a table with a row for each number of cards and each search."""
+def compare(folder: Path, counts: Sequence[int]) -> None:
+    """Print a table with a row for each number of cards and each search, of sites that are made in `folder`."""
     rows = []
     for count in counts:
         for name in BOXES:
             print(f"{count} cards, {name} ...", file=sys.stderr, flush=True)
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(_row(Path(folder) / "project", count, name))
+            rows.append(_row(folder / f"{count}-{name}", count, name))
     print_table(
         "From the start of loading a page to the first hit; the search is opened and typed as soon as it can be",
         HEADER,
