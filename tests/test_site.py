@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -98,6 +99,16 @@ def test_a_build_without_a_change_is_skipped_whatever_was_compiled(tiny: Project
     compiled.mkdir(parents=True)
     (compiled / "page.cache").write_bytes(b"compiled")
     assert "is up to date" in command("build").stdout
+
+
+def test_pages_are_made_where_compiled_templates_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        assert pages._compiled() is None
+    assert pages._compiled() is not None
 
 
 @pytest.fixture
