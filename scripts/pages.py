@@ -565,16 +565,20 @@ def _count_input(counted: str, macs: Published | None) -> str:
 
 
 def _latencies(card: Card, knowledge: Knowledge) -> list[dict[str, str]]:
-    """One row per variant, device and set of conditions; variants of one architecture share theirs."""
+    """One row per variant, device and set of conditions, at the variant's input and at those that no variant is counted at."""
     rows = []
+    counted = {(variant.count.build, variant.count.input) for variant in card.variants.values() if variant.count}
     for variant in card.variants.values():
         for timed in knowledge.latency(variant):
+            if variant.count and timed.input != variant.count.input and (timed.build, timed.input) in counted:
+                continue  # of another variant of the same architecture
             device = timed.device + (f", {timed.threads} thread{'s' * (timed.threads != 1)}" if timed.threads else "")
             versions = ", ".join(f"{name} {version}" for name, version in timed.versions.items())
+            spread = f"{short(timed.ms_low)} to {short(timed.ms_high)}" if timed.repeats > 1 else "timed once"
             rows.append({
                 "name": variant.name, "device": device, "input": timed.input, "batch": str(timed.batch),
                 "precision": timed.precision, "memory": short(timed.peak_mb),
-                "time": f"{short(timed.ms)} ({short(timed.ms_low)} to {short(timed.ms_high)})" if timed.ms else "",
+                "time": f"{short(timed.ms)} ({spread})" if timed.ms else "",
                 "remark": "; ".join(filter(None, [timed.error, timed.part, versions])),
             })  # fmt: skip
     return rows

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, Command, edit
 from torch import nn
 
-from scripts import latency, measure, site, studies
+from scripts import latency, measure, pages, site, studies
 from scripts.anatomy import MOST_ROWS, REST, Part, stages
 from scripts.cards import load_library
 from scripts.counts import Counted, count, size_of_input
@@ -156,6 +156,21 @@ def test_latency_stands_on_the_page_and_in_the_interface(tiny: Project, command:
     timed = api["variants"][0]["latency"]
     assert [entry["ms"] for entry in timed] == [None, 2.0]
     assert timed[0].keys() >= {"device", "batch", "input", "precision", "ms", "threads", "versions"}
+
+
+def test_a_variant_shows_its_own_input_and_those_that_no_other_is_counted_at(tiny: Project) -> None:
+    sizes = {"8 x 8": 5, "9 x 9": 1, "10 x 10": 5}
+    other = "small: {name: Alpha-A, count: {build: ours/one, input: 9 x 9}}"
+    own = "base: {name: Alpha-B, count: {build: ours/one, input: 8 x 8},"
+    edit(tiny.cards / "alpha.yml", "base: {name: Alpha-B,", f"{other}\n  {own}")
+    timed = [dataclasses.replace(ENTRY, input=size, repeats=repeats) for size, repeats in sizes.items()]
+    latency.write(latency.kept_folder(tiny) / "some-cpu.json", {"name": "Some CPU"}, timed)
+    knowledge = site.gather(tiny)
+    rows = pages._latencies(knowledge.library.cards["alpha"], knowledge)
+    assert {(row["name"], row["input"]) for row in rows} == {
+        ("Alpha-B", "8 x 8"), ("Alpha-B", "10 x 10"), ("Alpha-A", "9 x 9"), ("Alpha-A", "10 x 10"),
+    }  # fmt: skip
+    assert {row["time"] for row in rows if row["input"] == "9 x 9"} == {"2 (timed once)"}
 
 
 def test_models_to_time_are_named_by_card_or_by_build() -> None:
