@@ -62,6 +62,7 @@ def check_card(
     values = texts_and_assertions(library.cards[slug])
     yield from _check_names(library, slug, values)
     yield from _check_rows(library, slug)
+    yield from _check_checkpoints(library, slug)
     yield from _check_prose(library, slug, values, runs)
     yield from _check_assertions(library, slug, values, examples, runs)
     yield from _check_claims(library, slug)
@@ -139,6 +140,18 @@ def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
             yield from _unknown(source, where, "table", table_id, card.tables)
             for metric in row.values:
                 yield from _unknown(source, (*where, metric), "metric", metric, metrics)
+
+
+def _check_checkpoints(library: Library, slug: str) -> Iterator[Problem]:
+    """A checkpoint is of a row of numbers, for a task of the card, from one of its releases."""
+    card, source = library.cards[slug], library.sources[slug]
+    rows = [f"{key}/{table}" for key, variant in card.variants.items() for table in variant.numbers]
+    releases = [release.name for release in card.licences.releases]
+    for key, checkpoint in card.checkpoints.items():
+        where = ("checkpoints", key)
+        yield from _unknown(source, (*where, "system"), "system", checkpoint.system, rows)
+        yield from _unknown(source, (*where, "task"), "task of this card", checkpoint.task, card.tasks)
+        yield from _unknown(source, (*where, "release"), "release", checkpoint.release, releases)
 
 
 def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) -> Iterator[Problem]:

@@ -35,9 +35,17 @@ RELEASE = {
     "source": LICENCES["source"],
 }
 
+INDEPENDENT = {"by": "Roboflow", "how": "TensorRT on a T4 at fp16, one evaluation for all.", "when": "2025-11"}
+LOAD = {"library": "transformers", "class": "DetrForObjectDetection", "name": "facebook/detr-resnet-50"}
+INPUT = {"size": "800 x 1333", "mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
+CHECKPOINT = {
+    "name": "DETR-R50", "system": "r50/table1", "task": "object detection", "release": "official", "load": LOAD,
+    "input": INPUT, "output": "boxes", "form": "xyxy in pixels.", "source": LICENCES["source"],
+}  # fmt: skip
+
 EXAMPLES: Mapping[str, Mapping[str, list[Any]]] = {
     "Card": {
-        "name": ["DETR"], "paper": ["carion2020"], "family": ["detection"], "tasks": [["object detection"]],
+        "name": ["DETR"], "also_called": [["detection transformer"]], "checkpoints": [{"r50": CHECKPOINT}], "paper": ["carion2020"], "family": ["detection"], "tasks": [["object detection"]],
         "purpose": ["Finds all objects of an image at once, without anchors."],
         "concept": ["Each query attends to the image: $A = \\mathrm{softmax}(q k^\\top / \\sqrt{d})$."],
         "confused_with": [["CenterNet of Zhou et al. (Objects as Points), another model of the same name."]],
@@ -49,6 +57,12 @@ EXAMPLES: Mapping[str, Mapping[str, list[Any]]] = {
         "references": [{"carion2020": REFERENCE}], "reviewed": ["2026-11-22"],
     },
     "Advice": {"when": ["You have fewer than ten thousand labelled images."], "choose": ["faster-rcnn"]},
+    "Checkpoint": {
+        "name": ["DETR-R50"], "system": ["r50/table1"], "task": ["object detection"], "release": ["official"],
+        "gated": [True], "load": [LOAD], "input": [INPUT], "output": ["boxes", "features"],
+        "form": ["boxes as xyxy in pixels of the picture, after post_process_object_detection"],
+        "source": [LICENCES["source"]],
+    },
     "Cite": {"reference": ["carion2020"], "where": ["Table 1", "README, section Model Zoo"]},
     "Claim": {
         "claim": ["Needs no non-maximum suppression."], "because": ["Each object is matched with exactly one prediction."],
@@ -63,6 +77,18 @@ EXAMPLES: Mapping[str, Mapping[str, list[Any]]] = {
     "Count": {
         "build": ["timm/vit_base_patch16_224"], "input": ["224 x 224"],
         "differs": ["The source counts the classifier too."],
+    },
+    "Independent": {
+        "by": ["Roboflow"], "how": ["TensorRT on a T4 at fp16, one evaluation for all models."], "when": ["2025-11"],
+    },
+    "Input": {
+        "size": ["224 x 224", "shortest side 800, longest at most 1333"], "channels": ["RGB", "BGR"],
+        "range": [[0, 1], [0, 255]], "mean": [[0.485, 0.456, 0.406]], "deviation": [[0.229, 0.224, 0.225]],
+        "divisible_by": [32],
+    },
+    "Load": {
+        "library": ["transformers", "timm"], "least": ["4.50"], "class": ["DetrForObjectDetection", "create_model"],
+        "name": ["facebook/detr-resnet-50", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"],
     },
     "Licences": {
         "code": ["Apache-2.0", "LicenseRef-SAM"], "weights": ["Apache-2.0", "none"],
@@ -99,7 +125,7 @@ EXAMPLES: Mapping[str, Mapping[str, list[Any]]] = {
     "Stated": {"text": ["Small objects are harder for it."], "source": [CITE]},
     "Table": {
         "source": ["carion2020"], "where": ["Table 1"], "conditions": [{"dataset": "COCO", "split": "val2017"}],
-        "note": ["The table says GFLOPS and means MACs."],
+        "note": ["The table says GFLOPS and means MACs."], "independent": [INDEPENDENT],
     },
     "Variant": {
         "name": ["DETR-R50"], "for_comparison": [True],

@@ -138,6 +138,17 @@ class Cite(Model):
     """Table, section, figure, file or line."""
 
 
+class Independent(Model):
+    """That neither the authors nor this project measured the numbers of a table, but someone else, under one protocol."""
+
+    by: Name
+    """Who measured: Roboflow."""
+    how: Line
+    """Under which protocol: TensorRT 10 on a T4 at fp16, the same evaluation for all models."""
+    when: Line
+    """When, as exactly as it is told: 2025-11, or commit 1a2b3c4."""
+
+
 class Table(Model):
     """A place that numbers come from, with the conditions that all its rows share."""
 
@@ -149,6 +160,8 @@ class Table(Model):
     """What all rows share; a row may add to it or override it."""
     note: Line | None = None
     """A remark that the page shows under the table."""
+    independent: Independent | None = None
+    """Who measured, where that was not the authors of the model."""
 
 
 class Row(BaseModel):
@@ -352,6 +365,68 @@ class Licences(Model):
     """The ways to get it, for the page of licences; those of different terms or training data apart."""
 
 
+class Load(Model):
+    """How the weights of a checkpoint are loaded."""
+
+    library: Name
+    """Package of Python that loads them: transformers, timm, torchvision, monai."""
+    least: Line | None = None
+    """Least version of the library, in quotes: "4.50"."""
+    class_: Annotated[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")], Field(alias="class")]
+    """Class or function of the library: DetrForObjectDetection, create_model, fasterrcnn_resnet50_fpn."""
+    name: Line
+    """What is asked for: facebook/detr-resnet-50, or FasterRCNN_ResNet50_FPN_Weights.COCO_V1."""
+
+
+class Input(Model):
+    """What a checkpoint takes, once the picture is read."""
+
+    size: Line
+    """Size in pixels, frames first: 224 x 224; or how it is reached: shortest side 800, longest at most 1333."""
+    channels: Line = "RGB"
+    """Order of the channels: RGB, BGR, grey, or the sequences of a scan."""
+    range: tuple[float, float] = (0.0, 1.0)
+    """Least and greatest value of a channel before mean and deviation: [0, 1] or [0, 255]."""
+    mean: tuple[float, ...] = ()
+    """Taken off each channel; none for none."""
+    deviation: tuple[float, ...] = ()
+    """Each channel is divided by it after that; none for none."""
+    divisible_by: Annotated[int, Field(ge=1)] = 1
+    """Height and width are multiples of it."""
+
+
+Output = Literal[
+    "classes", "boxes", "boxes and masks", "semantic map", "panoptic map", "masks of a prompt", "masks of a clip",
+    "features", "depth", "classes of a clip", "features of a clip", "similarity to texts", "boxes of a text", "masks of a text",
+    "labels of a volume", "keypoints",
+]  # fmt: skip
+
+
+class Checkpoint(Model):
+    """Weights that a reader can load: of one system, under one licence."""
+
+    name: Name
+    """As their makers call them: DETR-R50."""
+    system: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+    """variant/table: the row of numbers that these weights reach."""
+    task: Name
+    """One of the card's tasks."""
+    release: Line
+    """Name of an entry of `licences.releases`: code, weights and training data are under its terms."""
+    gated: bool = False
+    """True if one has to ask for access before downloading."""
+    load: Load
+    """How they are loaded."""
+    input: Input
+    """What goes in."""
+    output: Output
+    """What comes out."""
+    form: Line
+    """In which form it comes out: boxes as xyxy in pixels of the picture, after post_process_object_detection."""
+    source: Cite
+    """Where the weights are published."""
+
+
 class LeastData(Model):
     """The smallest labelled training set with which a source reports a useful result; 0 where none is needed."""
 
@@ -399,6 +474,8 @@ class Card(Model):
     slug: SkipJsonSchema[Slug]
     name: Name
     """Short name: DETR."""
+    also_called: tuple[Line, ...] = Field(default=(), max_length=MOST)
+    """What else people type when they look for it: rcnn, Segment Anything."""
     paper: Identifier
     """Key of the entry of `references` that introduces it; title, authors, venue, year and code come from there."""
     family: Literal[
@@ -443,6 +520,8 @@ class Card(Model):
     """Id -> a place that numbers come from."""
     variants: dict[Slug, Variant] = Field(default_factory=dict, max_length=3 * MOST)
     """Id -> a published size or configuration."""
+    checkpoints: dict[Slug, Checkpoint] = Field(default_factory=dict, max_length=MOST)
+    """Id -> weights that can be loaded."""
     limitations: tuple[Stated, ...] = Field(default=(), max_length=MOST)
     """What the authors themselves say it cannot do."""
     notes: tuple[Stated, ...] = Field(default=(), max_length=MOST)
