@@ -11,20 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts import runs, site
-from scripts.cards import MAX_PROBLEMS, Problem
-from scripts.failures import told
+from scripts.cards.problems import MAX_PROBLEMS, Problem
+from scripts.files import write
+from scripts.machine import told
 from scripts.project import Project
+from scripts.runs.state import example_slugs, states
+from scripts.site.gather import BrokenCardsError, checked_library, gather, sound_library
 
 if TYPE_CHECKING:
-    from scripts.knowledge import Knowledge
+    from scripts.evidence.knowledge import Knowledge
 
 CORES = os.cpu_count() or 1
 
 
 def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
     """Print every problem (of the given cards, or of all) and a summary line; 1 if there is an error."""
-    library, problems = site.checked_library(project, runs.states(project), CORES)
+    library, problems = checked_library(project, states(project), CORES)
     wanted = {path.resolve() for path in paths}
     known = {(project.root / source.path).resolve() for source in library.sources.values()}
     for path in sorted(wanted - known):
@@ -71,27 +73,27 @@ def summary(cards: int, problems: Sequence[Problem]) -> str:
 
 def run(project: Project, options: argparse.Namespace) -> int:
     """Run the examples that are out of date (or the named ones)."""
-    from scripts import execute
+    from scripts.runs import schedule
 
-    known = runs.example_slugs(project)
+    known = example_slugs(project)
     unknown = [slug for slug in options.slugs if slug not in known]
     if unknown:
         print(f"no example {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 1
-    targets = execute.wanted_targets(project, options.slugs or known, options.preset, options.device)
+    targets = schedule.wanted_targets(project, options.slugs or known, options.preset, options.device)
     try:
-        profile = execute.profile_folder(options.profile) if options.profile else None
+        profile = schedule.profile_folder(options.profile) if options.profile else None
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    return execute.run_all(project, targets, options.jobs, profile)
+    return schedule.run_all(project, targets, options.jobs, profile)
 
 
 def count(project: Project) -> int:
     """Count what has not been counted yet, and study what has not been studied; 1 if something could not be."""
-    from scripts import counts, studies
+    from scripts.architectures import counts, studies
 
-    library, _ = site.checked_library(project, {})
+    library = sound_library(project, {}, CORES)
     keys = counts.missing(project, library)
     if keys:
         print(f"counting {len(keys)} architectures", flush=True)
@@ -105,24 +107,21 @@ def count(project: Project) -> int:
     return 1 if errors or failed else 0
 
 
-def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge | None:
-    """Write the pages; None, and the problems printed, if a card is broken."""
-    try:
-        knowledge = site.gather(project, queued, options.preset, options.device, CORES)
-    except site.BrokenCardsError as error:
-        report(error.problems)
-        print(f"{summary(len({p.path for p in error.problems}), error.problems)}; nothing was written", file=sys.stderr)
-        return None
-    changed = site.render(project, knowledge, CORES)
+def render(project: Project, options: argparse.Namespace, queued: bool = False) -> Knowledge:
+    """Write the pages."""
+    from scripts.site import render as stage  # with its templates and libraries: `check` does without
+
+    knowledge = gather(project, queued, options.preset, options.device, CORES)
+    changed = stage.render(project, knowledge, CORES)
     print(f"{len(knowledge.cards)} cards rendered, {changed} files changed", flush=True)
     return knowledge
 
 
 def build(project: Project, options: argparse.Namespace) -> int:
     """Render, judge and build the site; with `strict`, a surprise or a missing run is an error."""
+    from scripts.site import build as stage
+
     knowledge = render(project, options)
-    if knowledge is None:
-        return 1
     surprises = list(knowledge.surprises())
     for surprise in surprises:
         print(surprise, file=sys.stderr)
@@ -136,7 +135,7 @@ def build(project: Project, options: argparse.Namespace) -> int:
         print("strict: the site was not built", file=sys.stderr)
         return 1
     try:
-        built = site.build(project)
+        built = stage.build(project)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -146,9 +145,9 @@ def build(project: Project, options: argparse.Namespace) -> int:
 
 def write_schema(project: Project) -> int:
     """Write model_cards/card.schema.json."""
-    from scripts.editors import card_schema
+    from scripts.cards.json_schema import card_schema
 
-    site.write(project.cards / "card.schema.json", card_schema().encode())
+    write(project.cards / "card.schema.json", card_schema().encode())
     return 0
 
 
@@ -159,6 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = told(lambda: dispatch(Project(Path.cwd()), options))
         sys.stdout.flush()
         return status
+    except BrokenCardsError as error:
+        report(error.problems)
+        print(f"{summary(len({p.path for p in error.problems}), error.problems)}; nothing was written", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -174,15 +177,16 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
         case "count":
             return count(project)
         case "measure":
-            from scripts import measure
+            from scripts.architectures import measure
 
-            return measure.measure(project, site.checked_library(project, {})[0], options)
+            return measure.measure(project, sound_library(project, {}, CORES), options)
         case "render":
-            return 0 if render(project, options) else 1
+            render(project, options)
+            return 0
         case "build":
             return build(project, options)
         case "serve":
-            from scripts import serve
+            from scripts.site import serve
 
             return serve.serve(project, options)
         case "new":

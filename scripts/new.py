@@ -6,9 +6,9 @@ import re
 import sys
 from importlib import resources
 
-from scripts import site
+from scripts.cards.values import SLUG
+from scripts.files import write
 from scripts.project import Project
-from scripts.schema import SLUG
 
 
 def new(project: Project, slug: str) -> int:
@@ -24,8 +24,8 @@ def new(project: Project, slug: str) -> int:
         )
         return 1
     for name, path in targets.items():
-        text = resources.files("scripts").joinpath("templates", "new", name).read_text("utf-8")
-        site.write(path, text.replace("SLUG", slug).encode())
+        text = resources.files("scripts").joinpath("starters", name).read_text("utf-8")
+        write(path, text.replace("SLUG", slug).encode())
         print(f"wrote {path.relative_to(project.root).as_posix()}")
     print("next: fill in the card, then python -m scripts check")
     return 0

@@ -10,7 +10,8 @@ from pathlib import Path
 from scripts.benchmarks.projects import with_cards
 from scripts.benchmarks.timing import Timed, print_table, timed
 from scripts.benchmarks.whole_site import seconds_to_see, served
-from scripts.site import GENERATED, TRACES, mkdocs_environment
+from scripts.site.build import mkdocs_environment
+from scripts.site.render import generated
 
 HEADER = (
     "Cards", "Check", "Render", "unchanged", "one edited", "MkDocs alone", "Build", "share of render", "Edit to page", "Peak MB",
@@ -54,7 +55,7 @@ def _forget(root: Path) -> None:
     """Take away what was rendered; it is not deleted, see `benchmarks.__main__`."""
     away = next(path for i in itertools.count() if not (path := root.with_name(f"{root.name}-{i}")).exists())
     away.mkdir()
-    for path in (root / "build" / TRACES, *(root / "docs" / name for name in GENERATED)):
+    for path in (root / "docs" / name for name in generated()):
         if path.exists():
             path.rename(away / path.name)
 

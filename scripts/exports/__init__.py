@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from scripts.exports import api, citations, collections, feeds, numbers_table
-from scripts.knowledge import Knowledge
-from scripts.schema import Card
+import functools
+from collections.abc import Callable, Mapping
+
+from scripts.cards.schema import Card
+from scripts.evidence.knowledge import Knowledge
+from scripts.exports import api, choices, citations, comparison, csv_table, feeds, hubs
 
 ARCHIVE = "downloads/model-comparisons.zip"
 """The whole site; made when the site is built (`scripts.archive`)."""
@@ -30,16 +33,16 @@ EACH = (
 """Files per model: (path with the slug's place, format)."""
 
 
+PATHS = (*(path for path, *_ in ALL), *(path.format("") for path, _ in EACH), "api/compare.json", "api/choose.json")
+"""Where all of it lies below `docs/`."""
+
+
 def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
     """The text of each file of one model, by path below `docs/`."""
-    return {**api.of_card(card, knowledge), **citations.of_card(card), **collections.of_card(card, knowledge)}
+    return {**api.of_card(card, knowledge), **citations.of_card(card), **hubs.of_card(card, knowledge)}
 
 
-def overviews(knowledge: Knowledge, repository: str) -> dict[str, str]:
-    """The text of each file for all models together, by path below `docs/`."""
-    return {
-        **api.overview(knowledge),
-        **citations.overviews(knowledge),
-        **feeds.render(knowledge, repository),
-        "downloads/numbers.csv": numbers_table.csv_of(knowledge),
-    }
+def overviews(knowledge: Knowledge) -> dict[str, Callable[[], Mapping[str, str]]]:
+    """What makes the files for all models together, by path below `docs/`."""
+    makers = (api.overview, citations.overviews, feeds.render, csv_table.render, comparison.render, choices.render)
+    return {maker.__module__: functools.partial(maker, knowledge) for maker in makers}

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.evidence import Finding, Judged
-from scripts.knowledge import SIZE_METRICS, Knowledge, addresses, introduction, size_of
-from scripts.numbers import Published, index
-from scripts.scaling import LABELS, Measured
-from scripts.schema import Card, Cite, Relation, Stated
+from scripts.architectures.scaling import LABELS, Measured
+from scripts.cards.numbers import Cite
+from scripts.cards.schema import Card, Relation, Stated
+from scripts.evidence.knowledge import SIZE_METRICS, Knowledge, size_of
+from scripts.evidence.published import Published, index
+from scripts.evidence.verdicts import Finding, Judged
 
 
 def overview(knowledge: Knowledge) -> dict[str, str]:
@@ -31,7 +32,7 @@ def _json(value: object) -> str:
 
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """All that is known of one model. Prose is Markdown as in the card."""
-    intro = introduction(card)
+    intro = card.introduction
     return {
         "slug": card.slug,
         "name": card.name,
@@ -65,7 +66,7 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         "example": _example(card, knowledge),
         "limitations": [_stated(stated) for stated in card.limitations],
         "references": [
-            {**reference.model_dump(mode="json"), "id": key, "url": reference.url or addresses(reference)[0][1]}
+            {**reference.model_dump(mode="json"), "id": key, "url": reference.url or reference.addresses[0][1]}
             for key, reference in card.references.items()
         ],
         "notes": [_stated(stated) for stated in card.notes],
@@ -149,14 +150,13 @@ def _cost(reported: Published | None, counted: float | None, unit: float) -> dic
 
 
 def _metric(number: Published, knowledge: Knowledge) -> dict[str, Any]:
-    words = knowledge.library.vocabulary.get("metrics", {}).get(number.metric, {})
     conditions = number.conditions.model_dump(exclude_none=True)
     return {
         "dataset": conditions.pop("dataset", None),
         "split": conditions.pop("split", None),
         "metric": number.metric,
         "value": number.quantity.value,
-        "unit": words.get("unit", ""),
+        "unit": knowledge.library.vocabulary.metric(number.metric).unit,
         "conditions": conditions,
         "source": number.source,
         "where": number.where,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from scripts.bibtex import bibtex
-from scripts.knowledge import Knowledge
-from scripts.schema import Card, Reference
+from scripts.cards.schema import Card, Reference
+from scripts.evidence.knowledge import Knowledge
+from scripts.exports.bibtex import bibtex
 
 CSL_TYPES = {
     "article": "article-journal", "inproceedings": "paper-conference", "preprint": "article", "software": "software",

@@ -6,31 +6,33 @@ import uuid
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from scripts import prose
-from scripts.evidence import Judged
-from scripts.knowledge import Knowledge, introduction
-from scripts.numbers import Published, numbers_of
-from scripts.schema import Card
+from scripts.cards import prose
+from scripts.cards.schema import Card
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import Published, numbers_of
+from scripts.evidence.verdicts import Judged
 
 ATOM = "http://www.w3.org/2005/Atom"
+
 TITLE = "Model Comparisons"
+
 SUMMARY = "Which computer-vision model to use, with evidence for every pro and con."
 
 
-def render(knowledge: Knowledge, repository: str) -> dict[str, str]:
+def render(knowledge: Knowledge) -> dict[str, str]:
     """`feed.xml`, `llms.txt` and `llms-full.txt`."""
     full = "\n\n".join([f"# {TITLE}\n\n> {SUMMARY}", *(card_text(card, knowledge) for card in knowledge.cards)])
-    return {"feed.xml": atom(knowledge, repository), "llms.txt": llms(knowledge), "llms-full.txt": full + "\n"}
+    return {"feed.xml": atom(knowledge), "llms.txt": llms(knowledge), "llms-full.txt": full + "\n"}
 
 
-def atom(knowledge: Knowledge, repository: str) -> str:
+def atom(knowledge: Knowledge) -> str:
     """An Atom feed, last reviewed first. Its dates are those of the cards, so that the same cards give the same feed."""
     ElementTree.register_namespace("", ATOM)
     newest = sorted(knowledge.cards, key=lambda card: (-card.reviewed.toordinal(), card.slug))
     feed = ElementTree.Element(f"{{{ATOM}}}feed")
     _add(feed, "title", TITLE)
     _add(feed, "subtitle", SUMMARY)
-    _add(feed, "id", _identity(repository, "feed"))
+    _add(feed, "id", _identity(knowledge.about.repository, "feed"))
     _add(feed, "updated", f"{newest[0].reviewed if newest else '1970-01-01'}T00:00:00Z")
     _add(_add(feed, "author"), "name", TITLE)
     _add(feed, "link", rel="self", href="feed.xml")
@@ -38,7 +40,7 @@ def atom(knowledge: Knowledge, repository: str) -> str:
     for card in newest:
         entry = _add(feed, "entry")
         _add(entry, "title", card.name)
-        _add(entry, "id", _identity(repository, card.slug))
+        _add(entry, "id", _identity(knowledge.about.repository, card.slug))
         _add(entry, "updated", f"{card.reviewed}T00:00:00Z")
         _add(entry, "link", rel="alternate", href=f"models/{card.slug}/")
         _add(entry, "summary", prose.to_text(card.purpose))
@@ -78,7 +80,7 @@ def _plain(text: str) -> str:
 
 def card_text(card: Card, knowledge: Knowledge) -> str:
     """A card as plain Markdown: references to numbers are written out."""
-    intro = introduction(card)
+    intro = card.introduction
     return "\n".join([
         f"## {card.name}", "", f"{intro.title} ({', '.join(intro.authors[:3])}, {intro.year})", "",
         _written_out(card.purpose, card, knowledge), "", _written_out(card.concept.strip(), card, knowledge), "",
@@ -107,8 +109,8 @@ def _written_out(text: str, card: Card, knowledge: Knowledge) -> str:
 
 
 def _value(ref: str, card: Card, knowledge: Knowledge) -> Iterator[str]:
-    from scripts.checks import reference_kind
-    from scripts.numbers import find
+    from scripts.cards.prose import reference_kind
+    from scripts.evidence.published import find
 
     kind, name = reference_kind(ref)
     run = knowledge.run(card.slug)

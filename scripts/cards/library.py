@@ -1,0 +1,143 @@
+"""The cards of a folder: each file read, its form checked, and the words that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from scripts.cards.problems import MAX_PROBLEMS, CardError, Problem, Source
+from scripts.cards.schema import Card
+from scripts.cards.schema_problems import more_problems, problem_of, telling
+from scripts.cards.vocabulary import Vocabulary
+from scripts.cards.yaml_reader import MAX_BYTES, read_yaml, too_large
+from scripts.files import sha256
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """All cards by slug, where each stands, and the words they may use. Hashed by identity: it never changes."""
+
+    cards: Mapping[str, Card]
+    sources: Mapping[str, Source]
+    """Of all card files, also of those that are too broken to be among `cards`."""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    """Tasks, metrics, glossary, notes and what else cards share."""
+    word_sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where each of these stands."""
+
+    def names(self, kind: str) -> set[str]:
+        """All tasks or metrics, also those whose entry is broken: that is told where it stands, not at each use."""
+        positions = self.word_sources[kind].positions if kind in self.word_sources else {}
+        return {str(where[1]) for where in positions if len(where) == 2 and where[0] == kind}
+
+
+def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, list[Problem]]:
+    """The card, or None and every problem of its form at once."""
+    try:
+        data, positions = read_yaml(text, path)
+    except CardError as error:
+        return None, Source(path, {}), [error.problem]
+    source = Source(path, positions, sha256(text.encode()))
+    if not isinstance(data, dict):
+        return (
+            None,
+            source,
+            [source.problem((), f"a card is a mapping of fields, this is a {type(data).__name__}")],
+        )
+    if "slug" in data:
+        return None, source, [source.problem(("slug",), "a card's slug is its file name; remove this field")]
+    try:
+        return Card.model_validate({**data, "slug": slug}), source, []
+    except ValidationError as error:
+        details = telling(error)
+        problems = [problem_of(detail, source) for detail in details[:MAX_PROBLEMS]]
+        return None, source, [*problems, *more_problems(path, len(details) - MAX_PROBLEMS)]
+
+
+def card_paths(folder: Path) -> list[Path]:
+    """The card files of a folder, sorted; names with a leading underscore are no cards."""
+    return sorted(
+        path for path in folder.glob("*.y*ml") if path.suffix in (".yml", ".yaml") and not path.name.startswith("_")
+    )
+
+
+def load_library(folder: Path, root: Path) -> tuple[Library, list[Problem]]:
+    """All cards of a folder; a card with problems of form is left out and its problems are returned.
+
+    Paths in problems are relative to `root`.
+    """
+    cards: dict[str, Card] = {}
+    sources: dict[str, Source] = {}
+    problems: list[Problem] = []
+    for path in card_paths(folder):
+        shown = _shown(path, root)
+        if path.stem in sources:
+            problems.append(Problem(shown, 1, 1, f"the slug {path.stem!r} is taken by {sources[path.stem].path}"))
+            continue
+        text, problem = _text_of(path, shown)
+        if problem:
+            sources[path.stem] = Source(shown, {})
+            problems.append(problem)
+            continue
+        card, sources[path.stem], found = parse_card(text, path.stem, shown)
+        problems += found
+        if card:
+            cards[path.stem] = card
+    words, word_sources, found = load_vocabulary(folder, root)
+    return Library(cards, sources, words, word_sources), problems + found
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _text_of(path: Path, shown: str) -> tuple[str, Problem | None]:
+    if path.is_symlink() or not path.is_file():
+        return "", Problem(shown, 1, 1, "no plain file; a link or a folder is not read")
+    if path.stat().st_size > MAX_BYTES:
+        return "", too_large(shown)
+    try:
+        return path.read_text("utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", Problem(shown, 1, 1, f"not UTF-8 text: byte {error.start} cannot be read")
+
+
+def load_vocabulary(folder: Path, root: Path) -> tuple[Vocabulary, dict[str, Source], list[Problem]]:
+    """The files with a leading underscore, merged by their top keys, with where each of these stands."""
+    words: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    problems: list[Problem] = []
+    for path in sorted(folder.glob("_*.yml")):
+        shown = _shown(path, root)
+        text, problem = _text_of(path, shown)
+        try:
+            data, positions = ({}, {}) if problem else read_yaml(text, shown)
+        except CardError as error:
+            data, positions, problem = {}, {}, error.problem
+        good, found = _checked_words(data, Source(shown, positions))
+        problems += [problem] if problem else found
+        words |= good
+        sources |= dict.fromkeys(good, Source(shown, positions))
+    return Vocabulary.model_validate(words), sources, problems
+
+
+def _checked_words(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem]]:
+    """The top keys that have the form of `schema.Vocabulary`, and the problems of the others."""
+    if not isinstance(data, dict):
+        return {}, [source.problem((), f"this file is a mapping, not a {type(data).__name__}")]
+    try:
+        Vocabulary.model_validate(data)
+    except ValidationError as error:
+        details = telling(error)
+        broken = {detail["loc"][:2] for detail in details}
+        problems = [problem_of(detail, source, Vocabulary) for detail in details[:MAX_PROBLEMS]]
+        whole = {key: value for key, value in data.items() if (key,) not in broken and isinstance(value, dict)}
+        return {
+            key: {name: word for name, word in words.items() if (key, name) not in broken}
+            for key, words in whole.items()
+        }, problems
+    return data, []

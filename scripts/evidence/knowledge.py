@@ -1,0 +1,127 @@
+"""All that the site knows, joined: cards, runs and counts. Pages and exports are views of it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from scripts.architectures.counts import Counted
+from scripts.architectures.latency import Latency
+from scripts.architectures.studies import Studies
+from scripts.cards.library import Library
+from scripts.cards.numbers import Variant
+from scripts.cards.schema import Card
+from scripts.evidence.published import Published, index, numbers_of
+from scripts.evidence.verdicts import Judged, Verdict, judge
+from scripts.runs.state import Run
+
+SIZE_METRICS = ("parameters", "macs", "flops")
+
+
+Sides = tuple[tuple[Judged, ...], tuple[Judged, ...]]
+"""Pros and cons, judged."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What `mkdocs.yml` says of the site."""
+
+    repository: str = ""
+    """Address of the repository."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with."""
+
+    library: Library
+    runs: Mapping[str, Run]
+    counts: Mapping[str, Counted]
+    generated: Mapping[str, str] = field(default_factory=dict)
+    studies: Studies = field(default_factory=Studies)
+    latencies: tuple[Latency, ...] = ()
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    """Source of each example by slug."""
+    about: About = About()
+
+    @property
+    def cards(self) -> list[Card]:
+        return [self.library.cards[slug] for slug in sorted(self.library.cards)]
+
+    @functools.cached_property
+    def _judged(self) -> Callable[[str], Sides]:
+        @functools.cache
+        def of_card(slug: str) -> Sides:
+            card = self.library.cards[slug]
+            results = {owner: run.results for owner, run in self.runs.items() if run.record}
+            pros, cons = (
+                tuple(judge(self.library, slug, claim, results) for claim in claims) for _, claims in card.sides
+            )
+            return pros, cons
+
+        return of_card
+
+    def pros(self, slug: str) -> tuple[Judged, ...]:
+        """The claims for a model, judged."""
+        return self._judged(slug)[0]
+
+    def cons(self, slug: str) -> tuple[Judged, ...]:
+        """The claims against a model, judged."""
+        return self._judged(slug)[1]
+
+    def verdicts(self, slug: str | None = None) -> Counter[Verdict]:
+        """How many claims stand how, for one card or for all."""
+        slugs = [slug] if slug else self.library.cards
+        return Counter(judged.verdict for one in slugs for judged in (*self.pros(one), *self.cons(one)))
+
+    def surprises(self) -> Iterator[str]:
+        """Assertions that came out otherwise than their card says, one line each."""
+        for card in self.cards:
+            for side, claims in (("pros", self.pros(card.slug)), ("cons", self.cons(card.slug))):
+                for i, judged in enumerate(claims):
+                    place = self.library.sources[card.slug].problem((side, i), "")
+                    for finding in judged.surprises:
+                        said = "shows here, though the card says it does not" if finding.holds else "does not hold"
+                        where = f"{place.path}:{place.line}:{place.column}"
+                        yield f"{where}: {judged.claim.claim!r} {said}: {finding.assertion}"
+
+    def name_of(self, slug: str) -> str:
+        """The name on a card, or the slug where there is none."""
+        card = self.library.cards.get(slug)
+        return card.name if card else slug
+
+    def run(self, slug: str) -> Run | None:
+        return self.runs.get(slug)
+
+    def counted(self, variant: Variant) -> Counted | None:
+        count = variant.count
+        return self.counts.get(count.key) if count else None
+
+    def latency(self, variant: Variant) -> list[Latency]:
+        """What was timed of a variant, at any input, device by device."""
+        count = variant.count
+        return [latency for latency in self.latencies if count and latency.build == count.build]
+
+
+def size_of(library: Library, slug: str, variant: str, metric: str) -> Published | None:
+    """The first published figure of a variant's size or cost."""
+    return next((number for number in index(library)[slug][variant] if number.metric == metric), None)
+
+
+def difference(reported: float, counted: float) -> float:
+    """Relative difference of a count to the published figure."""
+    return counted / reported - 1
+
+
+KINDS = ("quality", "size", "compute", "speed", "memory")
+
+
+def own_numbers(slug: str, knowledge: Knowledge) -> Iterator[Published]:
+    """The published numbers of a model's own variants, of the kinds that models are compared by."""
+    card, words = knowledge.library.cards[slug], knowledge.library.vocabulary
+    for number in numbers_of(knowledge.library, slug):
+        kind = words.metric(number.metric).kind
+        if kind in KINDS and not card.variants[number.variant].for_comparison:
+            yield number

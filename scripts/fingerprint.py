@@ -1,0 +1,104 @@
+"""The hash of all that an outcome depends on: files, the modules that they import, the pinned packages, and what is asked.
+
+Runs, counts and studies all go by it: an outcome that lies under its fingerprint is up to date, nothing has to be compared.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scripts.project import Project
+
+HERE = Path(__file__).parents[1]
+"""Where the package `scripts` lies."""
+
+
+def of_run(project: Project, slug: str, preset: str, device: str) -> str:
+    """Of an example's run: the script and what it imports of `examples/`."""
+    files = [project.examples / f"{slug}.py"]
+    return _of(project, f"{preset} {device}\n", files, project.examples, project.root)
+
+
+def of_module(project: Project, module: str, *asked: object) -> str:
+    """Of what a module of this package makes of `asked`: the module and what it imports of the package."""
+    file = HERE.joinpath(*module.split(".")).with_suffix(".py")
+    return _of(project, repr(asked), [file], HERE, HERE)
+
+
+def _of(project: Project, asked: str, files: Iterable[Path], imports_below: Path, named_from: Path) -> str:
+    """Twelve digits; the same on every machine, whatever line ends its checkout has."""
+    total = hashlib.sha256(asked.encode())
+    entries = list(files)
+    for path in sorted({*entries, *(found for file in entries for found in local_imports(file, imports_below))}):
+        total.update(path.relative_to(named_from).as_posix().encode())
+        total.update(_content(path, path.stat().st_mtime_ns))
+    total.update("\n".join(pins(project)).encode())
+    return total.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=1024)
+def _content(path: Path, _changed: int) -> bytes:
+    """A source text; read once for as long as it is as old as it was."""
+    return path.read_bytes().replace(b"\r\n", b"\n")
+
+
+def local_imports(script: Path, root: Path) -> set[Path]:
+    """All modules below `root` that a script imports, directly or through others."""
+    found: set[Path] = set()
+    queue = [script]
+    while queue:
+        path = queue.pop()
+        package = path.relative_to(root).parent.parts
+        for module in _imported_names(_content(path, path.stat().st_mtime_ns), package):
+            new = _module_files(module, root) - found
+            found |= new
+            queue += new
+    return found - {script}
+
+
+@functools.lru_cache(maxsize=1024)
+def _imported_names(text: bytes, package: tuple[str, ...]) -> frozenset[str]:
+    """Names of the modules that a source text imports anywhere; `package` is the folder it lies in."""
+    names: set[str] = set()
+    for node in _statements(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below `tree`, without the expressions, which are most of it."""
+    queue = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, part, [])
+            queue += inner if isinstance(inner, list) else []
+
+
+def _module_files(module: str, root: Path) -> set[Path]:
+    """The file of a module and the `__init__.py` of each package above it, as far as they exist."""
+    parts = module.split(".")
+    candidates = [root.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
+    candidates.append(root.joinpath(*parts).with_suffix(".py"))
+    return {path for path in candidates if path.is_file()}
+
+
+def pins(project: Project) -> list[str]:
+    """The pinned packages that outcomes depend on: of requirements-run.txt what checking and rendering do not need."""
+    pages, run = (_pinned(project.root / name) for name in ("requirements.txt", "requirements-run.txt"))
+    return sorted(run - pages)
+
+
+def _pinned(path: Path) -> set[str]:
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}

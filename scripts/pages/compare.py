@@ -1,0 +1,35 @@
+"""The page Compare: models beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from scripts.cards.schema import Card
+from scripts.evidence.knowledge import Knowledge
+from scripts.pages.environment import template
+from scripts.pages.models import entry, size_range
+from scripts.pages.writer import Writer, common
+
+
+def page(knowledge: Knowledge) -> str:
+    models = [
+        entry(card, knowledge) | _compared(card, knowledge) | {"concept": _first_paragraph(card, knowledge)}
+        for card in knowledge.cards
+    ]
+    return template("compare.md.j2").render(common(knowledge, "../") | {"models": models})
+
+
+def _compared(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+    """What the page Compare says of a model beside its entry in the grid."""
+    return {
+        "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
+        "macs": size_range(card, knowledge, "macs"),
+    }  # fmt: skip
+
+
+def _first_paragraph(card: Card, knowledge: Knowledge) -> Markup:
+    """Of the concept, for another page than the card's."""
+    paragraph = card.concept.strip().partition("\n\n")[0]
+    return Writer(knowledge, "../", card, elsewhere=True).prose(paragraph, inline=True)

@@ -1,0 +1,131 @@
+"""The templates, and the small words that all pages share."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from scripts.cards import prose
+from scripts.cards.values import si
+from scripts.evidence.verdicts import Verdict
+
+MARKS = {
+    Verdict.BOTH: "✓✓", Verdict.SHOWN: "✓", Verdict.REPORTED: "§", Verdict.NOTED: "○",
+    Verdict.NOT_SHOWN: "✗", Verdict.OUTDATED: "↻", Verdict.CORRECTED: "!",
+}  # fmt: skip
+
+LEGEND = {
+    Verdict.BOTH: "a run made here and a published figure support it",
+    Verdict.SHOWN: "a run made here supports it, for every seed",
+    Verdict.REPORTED: "a published figure supports it, with its exact place",
+    Verdict.NOTED: "said, but nothing checks it yet",
+    Verdict.NOT_SHOWN: "the run made here does not support it",
+    Verdict.OUTDATED: "true once, with what changed",
+    Verdict.CORRECTED: "wrong, with what is true",
+}
+
+
+def tidy(text: str) -> str:
+    """No trailing blanks, no runs of empty lines: templates leave both."""
+    for blank, less in ((" \n", "\n"), ("\n\n\n", "\n\n")):
+        while blank in text:
+            text = text.replace(blank, less)
+    return text.strip() + "\n"
+
+
+def front(fields: Mapping[str, Any]) -> Markup:
+    """YAML front matter; JSON is YAML, and quotes whatever a title holds.
+
+    Escaped here, since the theme writes title and description into the page as they are.
+    """
+    escaped = {
+        key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
+    return Markup("---\n" + "\n".join(lines) + "\n---\n")
+
+
+def slugify(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, without an exponent for everyday sizes."""
+    if value is None:
+        return ""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.1g}"
+    if abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.2e}"
+
+
+def _authors(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
+
+
+def _licence(spdx: str) -> str:
+    """`not stated` for LicenseRef-NotStated, `SAM-License (custom)`, `none published`; an SPDX id as it is."""
+    if spdx == "none":
+        return "none published"
+    custom = spdx.removeprefix("LicenseRef-")
+    if custom == spdx:
+        return spdx
+    return "not stated" if custom == "NotStated" else f"{custom} (custom)"
+
+
+def _trim(text: str, end: str) -> str:
+    return text.strip().rstrip(end)
+
+
+def _heading(text: str) -> Markup:
+    """Text of a Markdown heading: marks are escaped, so that nothing in it is read as Markdown or HTML."""
+    return Markup(re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
+
+
+def _compiled() -> jinja2.FileSystemBytecodeCache | None:
+    """Where compiled templates lie from one command to the next, beside their source, as those of Python's modules do."""
+    folder = Path(__file__).with_name("templates") / "__pycache__"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("scripts.pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, bytecode_cache=_compiled(),
+    )  # fmt: skip
+    environment.globals["marks"] = {verdict.value: mark for verdict, mark in MARKS.items()}
+    environment.globals["badge"] = functools.cache(lambda verdict: template("macros.j2").module.badge(verdict))  # type: ignore[attr-defined]
+    environment.filters |= {
+        "basename": posixpath.basename, "trim": _trim,
+        "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "authors": _authors, "licence": _licence, "heading": _heading,
+    }  # fmt: skip
+    return environment
+
+
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)
+
+
+def ordered(counts: Mapping[Verdict, int]) -> dict[str, int]:
+    return {verdict.value: counts[verdict] for verdict in Verdict if counts.get(verdict)}

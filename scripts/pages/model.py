@@ -1,0 +1,171 @@
+"""The page of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from scripts.cards.numbers import Cite, Conditions, Row, Variant
+from scripts.cards.schema import Card
+from scripts.cards.values import si
+from scripts.cards.vocabulary import Metric
+from scripts.evidence.knowledge import Knowledge, difference, size_of
+from scripts.evidence.published import Published, index
+from scripts.exports.bibtex import bibtex
+from scripts.exports.json_ld import json_ld
+from scripts.pages.environment import ordered, short, template
+from scripts.pages.models import size_range
+from scripts.pages.scaling import sweep_view
+from scripts.pages.writer import common
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table of a card as a page shows it: the metrics that occur, and one row per variant."""
+
+    id: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, Variant, Row], ...]
+
+
+def tables_of(card: Card) -> list[TableView]:
+    """The tables of a card that have rows, in the card's order."""
+    views = []
+    for table_id in card.tables:
+        rows = tuple((key, v, v.numbers[table_id]) for key, v in card.variants.items() if table_id in v.numbers)
+        metrics = dict.fromkeys(metric for _, _, row in rows for metric in row.values)
+        if rows:
+            views.append(TableView(table_id, tuple(metrics), rows))
+    return views
+
+
+def _chips(card: Card, knowledge: Knowledge) -> list[str]:
+    """Size range, and the best figure of the first table with one."""
+    size = size_range(card, knowledge, "parameters").replace("G", "B")
+    headline = _headline(card, knowledge)
+    return [*([f"{size} parameters"] if size else []), *([headline] if headline else [])]
+
+
+def _headline(card: Card, knowledge: Knowledge) -> str | None:
+    words = knowledge.library.vocabulary
+    numbers = [number for key in card.own_variants for number in index(knowledge.library)[card.slug][key]]
+    quality = [number for number in numbers if words.metric(number.metric).kind == "quality"]
+    if not quality:
+        return None
+    first = quality[0]
+    same = [n for n in quality if (n.metric, n.table) == (first.metric, first.table)]
+    best = (max if words.metric(first.metric).better == "higher" else min)(same, key=lambda n: n.quantity.value)
+    where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
+    return f"{_with_unit(best, words.metric(best.metric))} {words.metric(best.metric).label}{' on ' + where if where else ''}"
+
+
+def _with_unit(number: Published, metric: Metric) -> str:
+    unit = metric.unit
+    return f"{number.quantity.printed}{' ' + unit if unit and unit != '%' else unit}"
+
+
+def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+    rows = []
+    for key, variant in card.variants.items():
+        counted = knowledge.counted(variant)
+        reported = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
+        if counted or any(reported.values()):
+            rows.append({
+                "name": variant.name, "differs": variant.count.differs if variant.count else None,
+                "build": variant.count.build if counted and variant.count else "",
+                "input": _count_input(variant.count.input, reported["macs"]) if counted and variant.count else "",
+                "parameters": _reported_counted(reported["parameters"], counted.parameters if counted else None),
+                "macs": _reported_counted(reported["macs"], counted.macs if counted else None),
+            })  # fmt: skip
+    return rows
+
+
+def _count_input(counted: str, macs: Published | None) -> str:
+    """The input of the count, and that of the published MACs where it is another."""
+    published = macs.conditions.input if macs else None
+    return f"{counted} (published: {published})" if published and published != counted else counted
+
+
+def _latencies(card: Card, knowledge: Knowledge) -> list[dict[str, str]]:
+    """One row per variant, device and set of conditions, at the variant's input and at those that no variant is counted at."""
+    rows = []
+    counted = {(variant.count.build, variant.count.input) for variant in card.variants.values() if variant.count}
+    for variant in card.variants.values():
+        for timed in knowledge.latency(variant):
+            if variant.count and timed.input != variant.count.input and (timed.build, timed.input) in counted:
+                continue  # of another variant of the same architecture
+            device = timed.device + (f", {timed.threads} thread{'s' * (timed.threads != 1)}" if timed.threads else "")
+            versions = ", ".join(f"{name} {version}" for name, version in timed.versions.items())
+            spread = f"{short(timed.ms_low)} to {short(timed.ms_high)}" if timed.repeats > 1 else "timed once"
+            rows.append({
+                "name": variant.name, "device": device, "input": timed.input, "batch": str(timed.batch),
+                "precision": timed.precision, "memory": short(timed.peak_mb),
+                "time": f"{short(timed.ms)} ({spread})" if timed.ms else "",
+                "remark": "; ".join(filter(None, [timed.error, timed.part, versions])),
+            })  # fmt: skip
+    return rows
+
+
+def _reported_counted(reported: Published | None, counted: float | None) -> dict[str, str]:
+    gap = f"{difference(reported.quantity.value, counted):+.1%}" if reported and counted else ""
+    return {
+        "reported": reported.quantity.printed + (" (half of the FLOPs)" if reported.halved else "") if reported else "",
+        "counted": si(counted) if counted else "",
+        "difference": gap.replace("-", "−"),
+    }
+
+
+def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+    views = []
+    for table in tables_of(card):
+        source = card.tables[table.id]
+        rows = [
+            {
+                "name": variant.name,
+                "cells": [row.values[m].printed if m in row.values else "" for m in table.metrics],
+                "remark": "; ".join(filter(None, [conditions_text(row.conditions), row.where, row.note])),
+            }
+            for _, variant, row in table.rows
+        ]
+        views.append({
+            "id": table.id, "where": source.where, "note": source.note, "rows": rows,
+            "cite": Cite(reference=source.source, where=source.where),
+            "conditions": conditions_text(source.conditions),
+            "metrics": [knowledge.library.vocabulary.metric(m) for m in table.metrics],
+            "remarks": any(row["remark"] for row in rows),
+        })  # fmt: skip
+    return views
+
+
+def conditions_text(conditions: Conditions) -> str:
+    """`COCO val2017, input 800 x 1333, schedule 500 epochs`."""
+    given = conditions.model_dump(exclude_none=True)
+    place = " ".join(given.pop(name) for name in ("dataset", "split") if name in given)
+    rest = [f"{name} {value}" for name, value in given.items()]
+    return ", ".join([*([place] if place else []), *rest])
+
+
+def page(card: Card, knowledge: Knowledge) -> str:
+    root = "../../"
+    run = knowledge.run(card.slug)
+    record = run.record if run else None
+    figures = {figure["name"]: figure for figure in record["figures"]} if record else {}
+    hero = figures.get(card.hero or "")
+    judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
+    in_experiments = {name for experiment in record["experiments"] for name in experiment["figures"]} if record else ()
+    return template("model.md.j2").render(
+        common(knowledge, root, card) | {
+            "card": card, "intro": card.introduction, "run": run, "record": record, "figures": figures,
+            "hero": hero, "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
+            "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": len(judged),
+            "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
+            "chips": _chips(card, knowledge), "sizes": _sizes(card, knowledge),
+            "latencies": _latencies(card, knowledge),
+            "anatomy": knowledge.studies.anatomies.get(card.slug),
+            "sweeps": [sweep_view(sweep, card) for sweep in knowledge.studies.of(card.slug)],
+            "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card)),
+            "bibtex": Markup(bibtex(card.references)),
+        }
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""The page Models, and the entry of a model in a grid of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scripts.cards.schema import Card
+from scripts.cards.values import si
+from scripts.evidence.knowledge import Knowledge, size_of
+from scripts.evidence.verdicts import Verdict
+from scripts.pages.environment import LEGEND, ordered, template
+from scripts.pages.writer import common
+
+
+def backed(verdicts: Mapping[Verdict, int]) -> float:
+    """The share of the claims that a run or a published figure supports."""
+    return sum(verdicts.get(v, 0) for v in (Verdict.BOTH, Verdict.SHOWN, Verdict.REPORTED)) / sum(verdicts.values())
+
+
+def size_range(card: Card, knowledge: Knowledge, metric: str) -> str:
+    """`22.1 M to 86.6 M`, over the published figures of a model's own variants."""
+    sizes = own_sizes(card, knowledge, metric)
+    low, high = (si(f(sizes)) if sizes else "" for f in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def own_sizes(card: Card, knowledge: Knowledge, metric: str) -> list[float]:
+    return [
+        size.quantity.value for key in card.own_variants if (size := size_of(knowledge.library, card.slug, key, metric))
+    ]
+
+
+def page(knowledge: Knowledge) -> str:
+    return grid(knowledge, "models.md.j2", root="../")
+
+
+def grid(knowledge: Knowledge, template_name: str, root: str) -> str:
+    """Every model in brief, those with a figure first."""
+    verdicts = ordered(knowledge.verdicts())
+    entries = sorted((entry(card, knowledge) for card in knowledge.cards), key=lambda entry: entry["hero"] is None)
+    return template(template_name).render(
+        common(knowledge, root) | {
+            "entries": entries, "verdicts": verdicts,
+            "claims_count": sum(verdicts.values()), "legend": LEGEND,
+        }
+    )  # fmt: skip
+
+
+def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+    run = knowledge.run(card.slug)
+    figures = run.record["figures"] if run and run.record else []
+    hero = next((figure for figure in figures if figure["name"] == card.hero), None)
+    return {
+        "card": card,
+        "intro": card.introduction,
+        "hero": hero,
+        "verdicts": ordered(knowledge.verdicts(card.slug)),
+        "backed": backed(knowledge.verdicts(card.slug)),
+        "parameters": size_range(card, knowledge, "parameters"),
+        "least_parameters": min(own_sizes(card, knowledge, "parameters"), default=""),
+    }

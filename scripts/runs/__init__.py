@@ -1,0 +1,1 @@
+"""Running the examples: record, state, schedule, job and shared cache."""

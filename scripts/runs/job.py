@@ -1,0 +1,116 @@
+"""One job: an example run into its folder with a time limit and a log; the outcome lands whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts.files import write
+from scripts.machine import told
+from scripts.project import Project
+from scripts.runs import cache
+from scripts.runs.record import parse_record, seal
+from scripts.runs.state import KEY, SECONDS_LIMIT, Target, example_slugs
+
+ERROR_LINES = 12
+
+KEPT_RUNS = 3
+
+
+def time_limit(preset: str) -> float:
+    """Seconds after which a run is stopped."""
+    return float(os.environ.get("EXAMPLE_SECONDS_LIMIT") or SECONDS_LIMIT[preset])
+
+
+def execute(project: Project, slug: str, key: str) -> int:
+    """Run one example into its folder; what it prints goes to a log, its last lines into a mark if it fails."""
+    if slug not in example_slugs(project) or not KEY.fullmatch(key):
+        print(f"no run {slug} {key}", file=sys.stderr)
+        return 1
+    preset, device, _ = key.split("-", 2)
+    wanted = Target(slug, preset, device, key)
+    marks = project.runs / slug
+    if cache.fetch(project, wanted):
+        _forget_old(marks, key)
+        print(f"  {slug}: from the run cache", flush=True)
+        return 0
+    aside = cache.aside_of(wanted.folder(project))
+    aside.mkdir(parents=True)
+    _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
+    print(f"  {slug}: running ({preset}, {device})", flush=True)
+    started = time.monotonic()
+    try:
+        error = _run_script(project, wanted, aside)
+        error = error or ([] if parse_record(aside / "record.json") else ["it ended without a complete record.json"])
+        if not error:
+            seal(aside)
+            cache.land(aside, wanted.folder(project))
+    finally:
+        (marks / "running.json").unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+    seconds = time.monotonic() - started
+    if error:
+        _mark(marks / "failed.json", key=key, error=error, seconds=seconds)
+        print(f"  {slug}: FAILED after {seconds:.0f} s: {error[-1]}", file=sys.stderr, flush=True)
+        return 1
+    (marks / "failed.json").unlink(missing_ok=True)
+    cache.put(project, wanted)
+    _forget_old(marks, key)
+    print(f"  {slug}: done in {seconds:.0f} s", flush=True)
+    return 0
+
+
+def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
+    """The last lines of the error, empty if there is none."""
+    log = project.build / "logs" / f"{wanted.slug}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    limit = time_limit(wanted.preset)
+    arguments = ["--preset", wanted.preset, "--device", wanted.device, "--out", str(out)]
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],
+            stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
+        )  # fmt: skip
+        code = _wait(process, limit)
+    if code == 0:
+        return []
+    lines = [line for line in log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+    reason = f"stopped at the time limit of {limit:.0f} s" if code is None else f"exit status {code}"
+    return [*lines[-ERROR_LINES:], reason]
+
+
+def _wait(process: subprocess.Popen[bytes], limit: float) -> int | None:
+    """The exit status, or None if the limit came first; the script's whole process group ends with it."""
+    try:
+        return process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _forget_old(marks: Path, key: str) -> None:
+    """Keep the newest few runs of an example, the one just made among them, and those that are still under way."""
+    folders = sorted((path for path in marks.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    dead = time.time() - max(map(time_limit, SECONDS_LIMIT))
+    under_way = {path for path in folders if path.name.startswith(".") and path.stat().st_mtime > dead}
+    for path in [path for path in folders if path.name != key and path not in under_way][: -(KEPT_RUNS - 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _mark(path: Path, **content: object) -> None:
+    write(path, json.dumps(content).encode())
+
+
+if __name__ == "__main__":  # one job, called by the Snakefile
+    sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

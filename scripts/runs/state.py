@@ -1,0 +1,131 @@
+"""Runs of the examples: what a run depends on, which one is wanted, and how the latest came out.
+
+A run lies in `build/runs/<slug>/<preset>-<device>-<digest>/`, where the digest covers all that the outcome depends on:
+the script, the modules of `examples/` that it imports, the pinned packages, the device class and the preset. So a run
+that is there is up to date, nothing has to be compared, and a failed run takes nothing good away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scripts.fingerprint import of_run
+from scripts.machine import device_class
+from scripts.project import Project
+from scripts.runs.record import read_record
+
+if TYPE_CHECKING:
+    from scripts.runs.record import Results
+
+
+Status = Literal["ok", "failed", "running", "queued", "not run"]
+
+KEY = re.compile(r"(smoke|quick|full)-(cpu|cuda|mps)-[0-9a-f]{12}")
+
+SECONDS_LIMIT = {"smoke": 300, "quick": 900, "full": 6 * 3600}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run that is wanted."""
+
+    slug: str
+    preset: str
+    device: str
+    key: str
+    """Name of its folder."""
+
+    def folder(self, project: Project) -> Path:
+        return project.runs / self.slug / self.key
+
+    def record(self, project: Project) -> Path:
+        return self.folder(project) / "record.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The state of one example: its latest good run, and what became of the wanted one."""
+
+    slug: str
+    status: Status
+    record: Mapping[str, Any] | None = None
+    """Of the wanted run, or else of the last good one."""
+    folder: Path | None = None
+    """Where that record and its figures lie."""
+    error: tuple[str, ...] = ()
+    """Last lines of the error, if the wanted run failed."""
+
+    @property
+    def results(self) -> Results:
+        return self.record["results"] if self.record else {}
+
+
+def example_slugs(project: Project) -> list[str]:
+    """Slugs of all examples, sorted."""
+    return sorted(path.stem for path in project.examples.glob("*.py") if not path.name.startswith("_"))
+
+
+def target(project: Project, slug: str, preset: str, device: str) -> Target:
+    """The run of an example that is wanted now."""
+    return Target(slug, preset, device, f"{preset}-{device}-{of_run(project, slug, preset, device)}")
+
+
+def default_preset(device: str) -> str:
+    return "quick" if device == "cpu" else "full"
+
+
+def last_good(project: Project, slug: str) -> tuple[dict[str, Any], Path] | None:
+    """The readable record of an example that was started last, and its folder."""
+    paths = sorted((project.runs / slug).glob("*/record.json"))
+    found = [(record, path.parent) for path in paths if (record := read_record(path)) is not None]
+    return max(found, key=lambda pair: str(pair[0].get("started", "")), default=None)
+
+
+def state(project: Project, wanted: Target, queued: bool = False) -> Run:
+    """How an example stands; `queued` says that a run was ordered."""
+    record = read_record(wanted.record(project))
+    if record is not None:
+        return Run(wanted.slug, "ok", record, wanted.folder(project))
+    good, folder = last_good(project, wanted.slug) or (None, None)
+    marks = project.runs / wanted.slug
+    failed = _read_mark(marks / "failed.json", wanted.key)
+    running = _read_mark(marks / "running.json", wanted.key)
+    if running and _is_under_way(running):
+        return Run(wanted.slug, "running", good, folder)
+    if failed:
+        return Run(wanted.slug, "failed", good, folder, tuple(failed["error"]))
+    return Run(wanted.slug, "queued" if queued else "not run", good, folder)
+
+
+def states(project: Project, preset: str | None = None, device: str = "auto", queued: bool = False) -> dict[str, Run]:
+    """How each example stands, by slug."""
+    device = device_class(device)
+    targets = [target(project, slug, preset or default_preset(device), device) for slug in example_slugs(project)]
+    return {wanted.slug: state(project, wanted, queued) for wanted in targets}
+
+
+def _read_mark(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        mark = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return mark if isinstance(mark, dict) and mark.get("key") == key else None
+
+
+def _is_under_way(mark: Mapping[str, Any]) -> bool:
+    """Whether the process lives that left the mark; of another machine that cannot be seen, and is believed for a while."""
+    if mark.get("host", platform.node()) != platform.node():
+        return time.time() - float(mark.get("started", 0)) < max(SECONDS_LIMIT.values())
+    try:
+        os.kill(mark["pid"], 0)
+    except OSError:
+        return False
+    return True

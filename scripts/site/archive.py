@@ -1,0 +1,56 @@
+"""The built site as one ZIP to read without a network: the same bytes from the same site, links that need no server."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path, PurePosixPath
+
+FOLDER = "model-comparisons"
+
+NO_DATE = (1980, 1, 1, 0, 0, 0)
+
+ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
+
+OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
+
+
+def write_archive(site: Path, target: Path) -> None:
+    """Pack all files of a built site but the archive itself."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for path in site.rglob("*") if path.is_file() and path != target)
+    own = target.relative_to(site)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
+        for path in files:
+            name = path.relative_to(site).as_posix()
+            content = path.read_bytes()
+            if path.suffix == ".html":
+                content = _without_server(content.decode("utf-8"), own.as_posix()).encode()
+            _add(packed, name, content)
+
+
+def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(str(PurePosixPath(FOLDER, name)), NO_DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    packed.writestr(entry, content)
+
+
+def _without_server(page: str, own: str) -> str:
+    """Links to folders lead to the `index.html` in them, and the link to the archive leads nowhere."""
+
+    def mended(match: re.Match[str]) -> str:
+        address = match[3] if match[3] is not None else match[4]
+        return f'{match[1]}"{_file_address(address, own)}"'
+
+    return ADDRESS.sub(mended, page)
+
+
+def _file_address(address: str, own: str) -> str:
+    path, mark, fragment = address.partition("#")
+    if OUTSIDE.match(address) or not path:
+        return address
+    if path.endswith(own):
+        return "#"
+    is_folder = path.endswith("/") or path.rpartition("/")[2] in (".", "..")
+    return f"{path.rstrip('/')}/index.html{mark}{fragment}" if is_folder else address

@@ -1,0 +1,113 @@
+"""`site/` built by MkDocs aside, and swapped in when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts import exports
+from scripts.files import write
+from scripts.project import Project
+from scripts.site import archive
+from scripts.site.gather import settings
+
+
+def build(project: Project) -> bool:
+    """Build `site/` with MkDocs, aside and then swapped in; False where nothing changed since the last time.
+
+    Raises:
+        RuntimeError: MkDocs failed; the last good site is untouched.
+    """
+
+    stamp = project.build / "site.sha256"
+    recover(project)
+    current = _inputs_digest(project)
+    if project.site.is_dir() and stamp.is_file() and stamp.read_text() == current:
+        return False
+    aside = _aside(project)
+    shutil.rmtree(aside, ignore_errors=True)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(aside)]
+    done = subprocess.run(
+        command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
+    )
+    if done.returncode:
+        shutil.rmtree(aside, ignore_errors=True)
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
+        raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
+    if not _has_search_plugin(project):
+        _index_with_pagefind(aside)
+    archive.write_archive(aside, aside / exports.ARCHIVE)
+    stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
+    _swap(aside, project.site)
+    write(stamp, current.encode())
+    return True
+
+
+def _has_search_plugin(project: Project) -> bool:
+    """Whether mkdocs.yml lists the theme's search; it is on by default too."""
+    plugins = settings(project).get("plugins", ["search"]) or []
+    return any("search" in ((plugin,) if isinstance(plugin, str) else plugin) for plugin in plugins)
+
+
+def _index_with_pagefind(site: Path) -> None:
+    """Write Pagefind's index of a built site, which a browser loads piece by piece, into its folder `pagefind/`.
+
+    Raises:
+        RuntimeError: Pagefind failed.
+    """
+    command = [sys.executable, "-m", "pagefind", "--silent", "--site", str(site)]
+    command += ["--root-selector", "article.md-content__inner"]
+    command += ["--exclude-selectors", "[data-search-exclude], .headerlink"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pagefind failed, the last good site is untouched:\n{done.stdout}{done.stderr}")
+
+
+def _aside(project: Project) -> Path:
+    return project.build / "site.new"
+
+
+def recover(project: Project) -> None:
+    """Bring back the last good site, if a build was killed in the moment between the two renames of `_swap`."""
+    last = _last(_aside(project))
+    if last.is_dir() and not project.site.exists():
+        last.rename(project.site)
+
+
+def _last(new: Path) -> Path:
+    return new.with_suffix(".last")
+
+
+def mkdocs_environment() -> dict[str, str]:
+    """MkDocs with dates from the sources, not from the clock, and without the notices of its makers."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    return {**os.environ, "SOURCE_DATE_EPOCH": epoch, "NO_MKDOCS_2_WARNING": "1"}
+
+
+def _swap(new: Path, old: Path) -> None:
+    """Put a folder in the place of another; at each moment one of them is there whole (see `recover`)."""
+    last = _last(new)
+    shutil.rmtree(last, ignore_errors=True)
+    if old.exists():
+        old.rename(last)
+    new.rename(old)
+    shutil.rmtree(last, ignore_errors=True)
+
+
+def _inputs_digest(project: Project) -> str:
+    """Hash of all that MkDocs reads: the docs folder, its settings, and the modules that the reference describes."""
+    total = hashlib.sha256()
+    folders = [project.docs, project.root / "overrides", project.root / "scripts", project.examples / "lab"]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    for path in sorted([*files, project.root / "mkdocs.yml"]):
+        total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()

@@ -1,0 +1,93 @@
+"""Everything that the site is made from, read and joined."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from scripts.architectures import counts, latency, studies
+from scripts.cards.library import Library, load_library
+from scripts.cards.problems import Problem
+from scripts.evidence.checks import check_library
+from scripts.evidence.knowledge import About, Knowledge
+from scripts.project import Project
+from scripts.runs.state import Run, example_slugs, states
+
+
+class BrokenCardsError(Exception):
+    """The cards have errors; nothing was written."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(f"{len(problems)} problems")
+        self.problems = problems
+
+
+def checked_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) -> tuple[Library, list[Problem]]:
+    """All cards, and every problem there is.
+
+    A result that an assertion names can only be looked up in a run of the present script.
+    """
+    library, problems = load_library(project.cards, project.root)
+    results = {slug: run.results for slug, run in runs.items() if run.status == "ok"}
+    counted, _ = counts.read(project)
+    problems += check_library(library, dict.fromkeys(example_slugs(project), ""), results, counted, jobs)
+    return library, sorted(problems)
+
+
+def sound_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) -> Library:
+    """All cards.
+
+    Raises:
+        BrokenCardsError: a card has an error.
+    """
+    library, problems = checked_library(project, runs, jobs)
+    if any(problem.severity == "error" for problem in problems):
+        raise BrokenCardsError(problems)
+    return library
+
+
+def gather(
+    project: Project, queued: bool = False, preset: str | None = None, device: str = "auto", jobs: int = 1
+) -> Knowledge:
+    """Read everything that the site is made from.
+
+    Raises:
+        BrokenCardsError: a card has an error.
+    """
+    runs = states(project, preset, device, queued)
+    library = sound_library(project, runs, jobs)
+    counted, _ = counts.read(project)
+    scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in example_slugs(project)}
+    studied, timed = studies.read(project, library), latency.read_all(project)
+    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project))
+
+
+def _generated(project: Project) -> dict[str, str]:
+    """What the site was generated from; no clock, so that the same input gives the same bytes."""
+    git = subprocess.run(
+        ["git", "-C", str(project.root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    commit = {"commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {"name": "model-comparisons", "schema": "1", **commit}
+
+
+def about(project: Project) -> About:
+    """What mkdocs.yml says of the site."""
+    return About(str(settings(project).get("extra", {}).get("repository", "")).rstrip("/"))
+
+
+def settings(project: Project) -> dict[str, Any]:
+    """What mkdocs.yml says, as plain data."""
+    path = project.root / "mkdocs.yml"
+    found = yaml.load(path.read_text("utf-8"), Loader=_TagBlind) if path.is_file() else None
+    return found if isinstance(found, dict) else {}
+
+
+class _TagBlind(yaml.SafeLoader):
+    """Reads mkdocs.yml, whose tags (!ENV) mean something to MkDocs alone."""
+
+
+_TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)

@@ -1,0 +1,117 @@
+"""Every generated file below docs/, written where its bytes change; what is no longer made is deleted."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from scripts import exports
+from scripts.evidence.knowledge import Knowledge
+from scripts.files import Texts, write
+from scripts.machine import call_all
+from scripts.pages import cells, registry
+from scripts.pages.charts import SCHEMES, charts, explorable, specification
+from scripts.project import Project
+from scripts.site.kept import kept, version
+
+Makers = dict[str, Callable[[], Texts]]
+"""What makes one file or some that belong together, by a name."""
+
+
+def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
+    """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
+    makers = _makers(project, knowledge)
+    figures = _figures(knowledge)
+    written = call_all([functools.partial(_write, project.docs, make) for make in makers.values()], jobs)
+    written.append(_write(project.docs, functools.partial(_charts, project, knowledge)))  # its library outlives no fork
+    changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
+    paths = {*figures, *(path for made, _ in written for path in made)}
+    return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
+
+
+def _makers(project: Project, knowledge: Knowledge) -> Makers:
+    """What makes the texts, those that take longest first."""
+    pages = registry.pages(knowledge)
+    makers: Makers = {path: functools.partial(_one, path, make) for path, make in pages.items()}
+    makers |= exports.overviews(knowledge)
+    makers |= {f"{card.slug}/": functools.partial(exports.of_card, card, knowledge) for card in knowledge.cards}
+    notebooks = project.build / "notebooks"
+    for slug, script in knowledge.scripts.items():
+        makers[f"examples/{slug}.ipynb"] = functools.partial(_notebook, notebooks, slug, script)
+    return makers
+
+
+def _one(path: str, make: Callable[[], str]) -> Texts:
+    return {path: make()}
+
+
+def _notebook(folder: Path, slug: str, script: str) -> Texts:
+    made_of = "\n".join([version("nbconvert"), version("jupytext"), slug, script])
+    return {f"examples/{slug}.ipynb": kept(folder, made_of, functools.partial(cells.notebook, script, slug))}
+
+
+def _write(docs: Path, make: Callable[[], Texts]) -> tuple[list[str], int]:
+    """The paths of some texts, and how many of their files changed."""
+    texts = make()
+    return list(texts), sum(write(docs / path, text.encode()) for path, text in texts.items())
+
+
+def _figures(knowledge: Knowledge) -> dict[str, Path]:
+    """Where each figure of each run lies, by path below docs/."""
+    return {
+        f"figures/{slug}/{Path(figure[scheme]).name}": run.folder / "figures" / Path(figure[scheme]).name
+        for slug, run in knowledge.runs.items()
+        if run.record and run.folder
+        for figure in run.record["figures"]
+        for scheme in ("light", "dark")
+    } | dict(knowledge.studies.files)
+
+
+def _charts(project: Project, knowledge: Knowledge) -> Texts:
+    """The files of the charts by path below docs/: a picture for each scheme, the data, and the library to explore it."""
+    made = charts(knowledge)
+    folder, library = project.build / "charts", version("vl-convert-python")
+    files = {f"charts/{chart.name}.json": explorable(chart) for chart in made}
+    for chart in made:
+        for scheme in SCHEMES:
+            drawn = specification(chart, scheme)
+            made_of = f"{library}\n{json.dumps(drawn, sort_keys=True)}"
+            files[f"charts/{chart.name}.{scheme}.svg"] = kept(folder, made_of, functools.partial(_svg, drawn))
+    if made:
+        files["charts/vega.js"] = kept(folder, f"{library}\nbundle", _bundle)
+    return files
+
+
+def _svg(specification: Mapping[str, object]) -> str:
+    import vl_convert  # takes a moment to load, and is needed only for charts that changed
+
+    return str(vl_convert.vegalite_to_svg(dict(specification)))
+
+
+def _bundle() -> str:
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub asks for a snippet
+
+
+def generated() -> list[str]:
+    """What `render` writes below docs/, by the first part of its path; everything else there is written by hand."""
+    paths = [*registry.OVERVIEWS, *exports.PATHS, "models/", "examples/", "figures/", "charts/"]
+    return sorted({path.partition("/")[0] for path in paths})
+
+
+def delete_orphans(docs: Path, keep: Collection[str]) -> int:
+    """Delete generated files that are no longer made; the number of them. `keep` holds paths below `docs`."""
+    found = (
+        os.path.join(folder, file)
+        for name in generated()
+        for folder, _, files in os.walk(docs / name)
+        for file in files
+    )
+    orphans = [path for path in found if path[len(str(docs)) + 1 :].replace(os.sep, "/") not in keep]
+    for path in orphans:
+        os.unlink(path)
+    return len(orphans)

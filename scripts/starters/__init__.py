@@ -1,0 +1,1 @@
+"""A card and an example to begin with."""
