@@ -51,6 +51,8 @@ class Published:
     source: str
     where: str
     note: str | None
+    independent: bool = False
+    """Measured by someone else than the authors of the model."""
     halved: bool = False
     """True for MACs computed as half of the FLOPs that the source prints."""
 
@@ -71,7 +73,7 @@ def published(card: Card) -> Iterator[Published]:
             for metric, quantity in row.values.items():
                 number = Published(
                     card.slug, variant_id, table_id, metric, quantity, conditions,
-                    table.source, row.where or table.where, row.note,
+                    table.source, row.where or table.where, row.note, table.independent is not None,
                 )  # fmt: skip
                 yield number
                 if metric == "flops" and "macs" not in row.values:
@@ -134,6 +136,8 @@ def _find_in_card(library: Library, card: Card, parts: list[str], ref: str) -> P
             raise LookupError(f"{ref}: {parts[0]} has no numbers in table {parts[1]!r}{nearest(parts[1], tables)}")
         of_variant = [number for number in of_variant if number.table == parts[1]]
     found = [number for number in of_variant if number.metric == parts[-1]]
+    by_authors = [number for number in found if not number.independent]
+    found = by_authors if len(by_authors) == 1 else found  # another's measurement is named with its table
     if not found:
         raise LookupError(f"{ref}: no number {parts[-1]!r}{nearest(parts[-1], {n.metric for n in of_variant})}")
     if len(found) > 1:

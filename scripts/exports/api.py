@@ -167,24 +167,24 @@ def _example(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
     run = knowledge.run(card.slug)
     if run is None:
         return None
-    record: Mapping[str, Any] = run.record or {}
+    record = run.record
     kept = ("mean", "std", "values", "unit", "meaning")
     folder = f"figures/{card.slug}/"
     return {
         "script": f"examples/{card.slug}.py",
         "page": f"examples/{card.slug}/",
         "notebook": f"examples/{card.slug}.ipynb",
-        "device": record.get("device"),
-        "preset": record.get("preset"),
-        "seconds": record.get("seconds"),
-        "seeds": record.get("seeds", []),
-        "results": {name: {key: result[key] for key in kept} for name, result in run.results.items()},
+        "device": record.device if record else None,
+        "preset": record.preset if record else None,
+        "seconds": record.seconds if record else None,
+        "seeds": list(record.seeds) if record else [],
+        "results": {name: {key: getattr(result, key) for key in kept} for name, result in run.results.items()},
         "figures": [
             {
-                "name": figure["name"], "caption": figure["caption"], "alt": figure["alt"],
-                **{scheme: folder + figure[scheme].rpartition("/")[2] for scheme in ("light", "dark")},
+                "name": figure.name, "caption": figure.caption, "alt": figure.alt,
+                **{scheme: folder + getattr(figure, scheme).rpartition("/")[2] for scheme in ("light", "dark")},
             }
-            for figure in record.get("figures", [])
+            for figure in (record.figures if record else ())
         ],
         "status": run.status if run.status in ("ok", "failed") else "not run",
     }  # fmt: skip

@@ -11,6 +11,7 @@ from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged
+from scripts.runs.record import Result
 
 ATOM = "http://www.w3.org/2005/Atom"
 
@@ -119,6 +120,10 @@ def _value(ref: str, card: Card, knowledge: Knowledge) -> Iterator[str]:
     elif kind == "card":
         yield knowledge.library.cards[name].name
     elif kind == "run":
-        yield f"{run.results[name]['mean']:.3g}" if run and name in run.results else "(not run yet)"
+        yield _mean(run.results[name]) if run and name in run.results else "(not run yet)"
     else:
         yield f"({name})"
+
+
+def _mean(result: Result) -> str:
+    return "undefined" if result.mean is None else f"{result.mean:.3g}"

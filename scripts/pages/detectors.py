@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
+from scripts.runs.record import Experiment, Figure, Record, Results
 from scripts.pages.environment import template
 from scripts.pages.writer import common
 
@@ -30,13 +31,13 @@ class Detector:
     """One detector's run: its experiment of the shared benchmark and its picture."""
 
     card: Card
-    record: Mapping[str, Any]
-    experiment: Mapping[str, Any]
-    figure: Mapping[str, Any]
+    record: Record
+    experiment: Experiment
+    figure: Figure
 
     @property
-    def results(self) -> Mapping[str, Mapping[str, Any]]:
-        return {name: self.record["results"][name] for name in self.experiment["results"]}
+    def results(self) -> Results:
+        return {name: self.record.results[name] for name in self.experiment.results}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Group:
 
     def best(self, name: str) -> float:
         """The best mean of a measure: the highest AP, the lowest of all else."""
-        means: list[float] = [detector.results[name]["mean"] for detector in self.detectors]
+        means: list[float] = [mean for each in self.detectors if (mean := each.results[name].mean) is not None]
         return max(means) if name.startswith("scenes_ap") else min(means)
 
 
@@ -62,11 +63,11 @@ def groups(knowledge: Knowledge) -> list[Group]:
     for card in knowledge.cards:
         run = knowledge.run(card.slug)
         record = run.record if run else None
-        for experiment in record["experiments"] if record else ():
-            if record and experiment["name"] == EXPERIMENT and set(MEASURES) <= set(experiment["results"]):
-                figure = next(each for each in record["figures"] if each["name"] == FIGURE)
-                device = f"{record['device']['name']} ({record['device']['class']})"
-                key = (experiment["data"], experiment["steps"], len(record["seeds"]), device, record["preset"])
+        for experiment in record.experiments if record else ():
+            figure = record.figure(FIGURE) if record else None
+            if record and figure and experiment.name == EXPERIMENT and set(MEASURES) <= set(experiment.results):
+                device = f"{record.device['name']} ({record.device['class']})"
+                key = (experiment.data, experiment.steps or 0, len(record.seeds), device, record.preset)
                 found.setdefault(key, []).append(Detector(card, record, experiment, figure))
     made = [
         Group(*key, tuple(sorted(each, key=_rank))) for key, each in sorted(found.items(), key=lambda item: item[0])
@@ -75,7 +76,7 @@ def groups(knowledge: Knowledge) -> list[Group]:
 
 
 def _rank(detector: Detector) -> float:
-    return -float(detector.results["scenes_ap"]["mean"])
+    return -float(detector.results["scenes_ap"].mean or 0)
 
 
 def page(knowledge: Knowledge) -> str:

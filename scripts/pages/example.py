@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scripts.runs.record import Figure
+
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -16,10 +18,10 @@ from scripts.pages.environment import template
 from scripts.pages.writer import common
 
 
-def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cell_view(cell: Cell, figures: Sequence[Figure]) -> dict[str, Any]:
     """A cell of an example; a code cell is followed by the figures whose names it contains."""
     if cell.is_code:
-        drawn = [figure for figure in figures if draws(cell, figure["name"])]
+        drawn = [figure for figure in figures if draws(cell, figure.name)]
         return {"code": cell.text, "figures": drawn}
     parts = prose.sections(cell.text, lambda ref: html.escape(ref))
     views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
@@ -37,7 +39,7 @@ def page(slug: str, knowledge: Knowledge) -> str:
     card = knowledge.library.cards.get(slug)
     run = knowledge.run(slug)
     record = run.record if run else None
-    figures = list(record["figures"]) if record else []
+    figures = list(record.figures) if record else []
     return template("example.md.j2").render(
         common(knowledge, root, card) | {
             "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None,

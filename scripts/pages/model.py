@@ -151,16 +151,16 @@ def page(card: Card, knowledge: Knowledge) -> str:
     root = "../../"
     run = knowledge.run(card.slug)
     record = run.record if run else None
-    figures = {figure["name"]: figure for figure in record["figures"]} if record else {}
+    figures = {figure.name: figure for figure in record.figures} if record else {}
     hero = figures.get(card.hero or "")
     judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
-    in_experiments = {name for experiment in record["experiments"] for name in experiment["figures"]} if record else ()
+    in_experiments = {name for experiment in record.experiments for name in experiment.figures} if record else ()
     return template("model.md.j2").render(
         common(knowledge, root, card) | {
             "card": card, "intro": card.introduction, "run": run, "record": record, "figures": figures,
             "hero": hero, "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
             "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": len(judged),
-            "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
+            "pictures": [f for f in figures.values() if f.name not in in_experiments and f is not hero],
             "chips": _chips(card, knowledge), "sizes": _sizes(card, knowledge),
             "latencies": _latencies(card, knowledge),
             "anatomy": knowledge.studies.anatomies.get(card.slug),

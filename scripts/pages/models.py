@@ -49,8 +49,7 @@ def grid(knowledge: Knowledge, template_name: str, root: str) -> str:
 
 def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     run = knowledge.run(card.slug)
-    figures = run.record["figures"] if run and run.record else []
-    hero = next((figure for figure in figures if figure["name"] == card.hero), None)
+    hero = run.record.figure(card.hero) if run and run.record else None
     return {
         "card": card,
         "intro": card.introduction,

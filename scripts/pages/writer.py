@@ -77,8 +77,8 @@ class Writer:
         if run is None or name not in run.results:
             return '<span class="number">(not run yet)</span>'
         result = run.results[name]
-        title = f"{result['meaning']}: {', '.join(map(short, result['values']))} {result['unit']}"
-        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result["mean"])}</a>'
+        title = f"{result.meaning}: {', '.join(map(short, result.values))} {result.unit}"
+        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result.mean)}</a>'
 
     def cite(self, key: str) -> Markup:
         assert self.card is not None

@@ -62,11 +62,11 @@ def _write(docs: Path, make: Callable[[], Texts]) -> tuple[list[str], int]:
 def _figures(knowledge: Knowledge) -> dict[str, Path]:
     """Where each figure of each run lies, by path below docs/."""
     return {
-        f"figures/{slug}/{Path(figure[scheme]).name}": run.folder / "figures" / Path(figure[scheme]).name
+        f"figures/{slug}/{Path(drawn).name}": run.folder / "figures" / Path(drawn).name
         for slug, run in knowledge.runs.items()
         if run.record and run.folder
-        for figure in run.record["figures"]
-        for scheme in ("light", "dark")
+        for figure in run.record.figures
+        for drawn in (figure.light, figure.dark)
     } | dict(knowledge.studies.files)
 
 
