@@ -27,7 +27,9 @@ NEEDS = {
     "input size": r"\binput size\b",
     "video masks": r"\b(masks|segment|clicks?)\b.*\bvideo\b",
     "actions": r"\bclassify\b.*\b(clips|video)\b",
-    "frozen features": r"\bfrozen\b.*\bfeatures\b|\bdense features\b",
+    "frozen features": r"\bfrozen\b.*\bfeatures\b",
+    "dense features": r"\bdense features\b",
+    "depth": r"\bneed depth\b",
     "medical recipe": r"\b(MRI|volumes)\b",
 }
 """What a reader may want, by words of the situation: two situations of one need ask for the same thing."""
