@@ -24,9 +24,10 @@ from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.evidence.knowledge import SIZE_METRICS, difference, size_of
 from scripts.evidence.published import BrokenCardError, find
-from scripts.evidence.verdicts import check_reported, check_shown, owners_of
+from scripts.evidence.runs import Outcome, check_shown, owners_of
+from scripts.evidence.verdicts import check_reported
 from scripts.machine import call_all
-from scripts.runs.record import Results
+from scripts.runs.record import Record
 
 COUNT_TOLERANCE = 0.02
 """A count may differ from the published figure by so much without a reason."""
@@ -43,7 +44,7 @@ Values = Sequence[tuple[Path_, Any]]
 def check_library(
     library: Library,
     examples: Mapping[str, str],
-    runs: Mapping[str, Results] | None = None,
+    runs: Mapping[str, Record] | None = None,
     counts: Mapping[str, Counted] | None = None,
     jobs: int = 1,
 ) -> list[Problem]:
@@ -52,7 +53,7 @@ def check_library(
     Args:
         library: the cards.
         examples: source text of each example by slug.
-        runs: results of the runs there are, by slug; assertions over others are not checked.
+        runs: records of the runs there are, by slug; assertions over others are not checked.
         counts: what was counted, by `build @ input`; other variants are not checked against their published figures.
         jobs: cards that are checked at a time.
     """
@@ -65,7 +66,7 @@ def check_library(
 
 
 def check_card(
-    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
+    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Record]
 ) -> Iterator[Problem]:
     """The problems of one card."""
     values = texts_and_assertions(library.cards[slug])
@@ -228,7 +229,7 @@ def _spdx_ids() -> frozenset[str]:
     return frozenset(get_spdx_licensing().known_symbols)
 
 
-def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str, Results]) -> Iterator[Problem]:
+def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str, Record]) -> Iterator[Problem]:
     source = library.sources[slug]
     for where, text in values:
         fields = [part for part in where if isinstance(part, str)]
@@ -243,12 +244,12 @@ def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str,
             yield source.problem(where, message, "warning")
 
 
-def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Results]) -> str:
+def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Record]) -> str:
     kind, name = reference_kind(ref)
     if kind == "cite" and name not in library.cards[slug].references:
         raise LookupError(f"[[{ref}]]: unknown reference{nearest(name, library.cards[slug].references)}")
-    if kind == "run" and slug in runs and name not in runs[slug]:
-        raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug])}")
+    if kind == "run" and slug in runs and name not in runs[slug].results:
+        raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug].results)}")
     if kind == "number":
         with contextlib.suppress(BrokenCardError):
             find(library, slug, name)
@@ -258,7 +259,7 @@ def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, R
 
 
 def _check_assertions(
-    library: Library, slug: str, values: Values, examples: Mapping[str, str], runs: Mapping[str, Results]
+    library: Library, slug: str, values: Values, examples: Mapping[str, str], runs: Mapping[str, Record]
 ) -> Iterator[Problem]:
     card, source = library.cards[slug], library.sources[slug]
     for where, value in values:
@@ -272,7 +273,7 @@ def _check_assertions(
                 unknown = sorted(owners - examples.keys())
                 if unknown:
                     yield source.problem(where, f"there is no example {unknown[0]!r}{nearest(unknown[0], examples)}")
-                elif (finding := check_shown(slug, assertion, runs)).holds is None and owners <= runs.keys():
+                elif (finding := check_shown(slug, assertion, runs)).outcome is Outcome.NONE and owners <= runs.keys():
                     yield source.problem(where, finding.remark)
 
 
@@ -289,9 +290,9 @@ def _check_reported(library: Library, slug: str, where: Path_, assertion: Report
             yield source.problem((*where, side), str(error.args[0]))
             return
     finding = check_reported(library, slug, assertion)
-    if finding.holds is None:
+    if finding.outcome is Outcome.NONE:
         yield source.problem(where, f"{finding.assertion}: {finding.remark}")
-    elif not finding.holds:
+    elif finding.outcome is Outcome.CONTRADICTS:
         yield source.problem(where, f"the assertion does not hold: {finding.assertion}", "warning")
 
 
@@ -304,7 +305,9 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
                 yield source.problem((side, i, "claim"), "this claim stands twice on the card")
             if claim.corrected and claim.outdated:
                 yield source.problem((side, i), "a claim is either corrected or outdated, not both")
-            if not (claim.reported or claim.shown or claim.source or claim.corrected or claim.outdated):
+            if not (
+                claim.reported or claim.shown or claim.source or claim.cannot_show or claim.corrected or claim.outdated
+            ):
                 message = "nothing backs this claim: add reported, shown or source, or it is only noted"
                 yield source.problem((side, i, "claim"), message, "warning")
 

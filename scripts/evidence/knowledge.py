@@ -55,9 +55,9 @@ class Knowledge:
         @functools.cache
         def of_card(slug: str) -> Sides:
             card = self.library.cards[slug]
-            results = {owner: run.results for owner, run in self.runs.items() if run.record}
+            records = {owner: run.record for owner, run in self.runs.items() if run.record}
             pros, cons = (
-                tuple(judge(self.library, slug, claim, results) for claim in claims) for _, claims in card.sides
+                tuple(judge(self.library, slug, claim, records) for claim in claims) for _, claims in card.sides
             )
             return pros, cons
 
@@ -77,15 +77,14 @@ class Knowledge:
         return Counter(judged.verdict for one in slugs for judged in (*self.pros(one), *self.cons(one)))
 
     def surprises(self) -> Iterator[str]:
-        """Assertions that came out otherwise than their card says, one line each."""
+        """Assertions that turned false, one line each."""
         for card in self.cards:
             for side, claims in (("pros", self.pros(card.slug)), ("cons", self.cons(card.slug))):
                 for i, judged in enumerate(claims):
                     place = self.library.sources[card.slug].problem((side, i), "")
                     for finding in judged.surprises:
-                        said = "shows here, though the card says it does not" if finding.holds else "does not hold"
                         where = f"{place.path}:{place.line}:{place.column}"
-                        yield f"{where}: {judged.claim.claim!r} {said}: {finding.assertion}"
+                        yield f"{where}: {judged.claim.claim!r} does not hold: {finding.assertion}"
 
     def name_of(self, slug: str) -> str:
         """The name on a card, or the slug where there is none."""

@@ -36,6 +36,10 @@ class Outcome(StrEnum):
     """No figure, no run, or nothing that may be compared."""
 
 
+INCLUDED = 1e-12
+"""The ends of `between` belong to it."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """What a run measured for an assertion."""
@@ -163,13 +167,13 @@ def _margins(assertion: Shown, owner: str, result: Result, records: Mapping[str,
     """Raises LookupError for a bound that cannot be compared."""
     if assertion.between:
         low, high = assertion.between
-        distances = [min(value - low, high - value) for value in result.defined]
+        distances = [min(value - low, high - value) + INCLUDED for value in result.defined]
         if result.exact or len(distances) < 2:
             return distances, None
         ends = interval(result.defined)
         straddles = ends[0] < low and ends[1] > high
         most = high - low if straddles else max(min(end - low, high - end) for end in ends)
-        return distances, (min(ends[0] - low, high - ends[1]), most)
+        return distances, (min(ends[0] - low, high - ends[1]) + INCLUDED, most)
     bound = assertion.above if assertion.above is not None else assertion.below
     assert bound is not None
     sign = 1 if assertion.above is not None else -1
@@ -182,8 +186,8 @@ def _margins(assertion: Shown, owner: str, result: Result, records: Mapping[str,
         if value is not None and (limit := other.values[min(seed, len(other.values) - 1)]) is not None
     ]
     if "/" in bound and not result.exact and min(len(result.defined), len(other.defined)) > 1:
-        ends = [sign * end for end in interval_of_difference(result.defined, other.defined)]
-        return pairs, (min(ends), max(ends))
+        low, high = interval_of_difference(result.defined, other.defined)
+        return pairs, (low, high) if sign > 0 else (-high, -low)
     return _with_interval(pairs, result.exact)
 
 

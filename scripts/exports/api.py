@@ -12,7 +12,8 @@ from scripts.cards.numbers import Cite
 from scripts.cards.schema import Card, Relation, Stated
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge, size_of
 from scripts.evidence.published import Published, index
-from scripts.evidence.verdicts import Finding, Judged
+from scripts.evidence.runs import Finding, Outcome
+from scripts.evidence.verdicts import Judged, joined
 
 
 def overview(knowledge: Knowledge) -> dict[str, str]:
@@ -81,25 +82,41 @@ def _claim(judged: Judged) -> dict[str, Any]:
         "text": claim.claim,
         "because": claim.because,
         "verdict": judged.verdict.value,
-        "reported": _joined(judged.reported, "source", "where"),
-        "shown": _joined(judged.shown, "observed"),
+        "findings": {"published": judged.published, "independent": judged.independent, "run": _told(judged.run)},
+        "reported": _together(judged.reported),
+        "shown": _together(judged.shown),
+        "cannot_show": claim.cannot_show,
         "stated": _place(claim.source) if claim.source else None,
         "revision": {"reason": revision.reason, **_place(revision.source)} if revision else None,
     }
 
 
-def _joined(findings: tuple[Finding, ...], *fields: str) -> dict[str, Any] | None:
+def _told(run: Outcome) -> str:
+    """Of a run, that there is nothing means that it was not tested."""
+    return "not tested" if run is Outcome.NONE else run.value
+
+
+HOLDS = {Outcome.SUPPORTS: True, Outcome.CONTRADICTS: False}
+"""All else neither holds nor fails."""
+
+
+def _together(findings: tuple[Finding, ...]) -> dict[str, Any] | None:
     """Several assertions as one: they hold together or not at all; each is kept under `all`."""
     if not findings:
         return None
-    holds = [finding.holds for finding in findings]
-    each = [
-        {"assertion": f.assertion, "holds": f.holds, "remark": f.remark, **{name: getattr(f, name) for name in fields}}
-        for f in findings
-    ]
-    together = False if False in holds else None if None in holds else True
+    each = [_finding(finding) for finding in findings]
     assertion = " and ".join(finding.assertion for finding in findings)
-    return {**each[0], "assertion": assertion, "holds": together, "all": each}
+    return {**each[0], "assertion": assertion, "holds": HOLDS.get(joined(findings)), "all": each}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    told = {
+        "assertion": finding.assertion, "outcome": finding.outcome, "holds": HOLDS.get(finding.outcome),
+        "remark": finding.remark,
+    }  # fmt: skip
+    if finding.observed:
+        return told | {"observed": dataclasses.asdict(finding.observed)}
+    return told | {"source": finding.source, "where": finding.where, "independent": finding.independent}
 
 
 def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
-from scripts.runs.record import Experiment, Figure, Record, Results
 from scripts.pages.environment import template
 from scripts.pages.writer import common
+from scripts.runs.record import Experiment, Figure, Record, Results
 
 EXPERIMENT, FIGURE = "side_by_side", "stress"
 

@@ -8,6 +8,7 @@ from typing import Any
 from scripts.cards import prose
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.runs import Outcome
 from scripts.evidence.verdicts import Judged
 from scripts.pages.environment import ordered, template
 from scripts.pages.writer import common
@@ -16,7 +17,7 @@ from scripts.pages.writer import common
 def _share(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
     counts = {verdict.value: n for verdict, n in knowledge.verdicts(card.slug).items()}
-    tested = sum(any(finding.holds is not None for finding in each.shown) for each in judged)
+    tested = sum(each.run is not Outcome.NONE for each in judged)
     return {"card": card, "verdicts": defaultdict(int, counts), "tested": tested, "claims": len(judged)}
 
 

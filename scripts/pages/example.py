@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from scripts.runs.record import Figure
-
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -16,6 +14,7 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.pages.cells import Cell, read_cells, title_of
 from scripts.pages.environment import template
 from scripts.pages.writer import common
+from scripts.runs.record import Figure
 
 
 def _cell_view(cell: Cell, figures: Sequence[Figure]) -> dict[str, Any]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.evidence.knowledge import Knowledge, size_of
-from scripts.evidence.verdicts import Verdict
 from scripts.pages.environment import LEGEND, ordered, template
 from scripts.pages.writer import common
-
-
-def backed(verdicts: Mapping[Verdict, int]) -> float:
-    """The share of the claims that a run or a published figure supports."""
-    return sum(verdicts.get(v, 0) for v in (Verdict.BOTH, Verdict.SHOWN, Verdict.REPORTED)) / sum(verdicts.values())
 
 
 def size_range(card: Card, knowledge: Knowledge, metric: str) -> str:
@@ -55,7 +48,6 @@ def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         "intro": card.introduction,
         "hero": hero,
         "verdicts": ordered(knowledge.verdicts(card.slug)),
-        "backed": backed(knowledge.verdicts(card.slug)),
         "parameters": size_range(card, knowledge, "parameters"),
         "least_parameters": min(own_sizes(card, knowledge, "parameters"), default=""),
     }

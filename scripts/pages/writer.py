@@ -16,7 +16,8 @@ from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Advice, Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, find
-from scripts.evidence.verdicts import Finding, Judged
+from scripts.evidence.runs import Finding
+from scripts.evidence.verdicts import Judged
 from scripts.pages.environment import front, short, slugify
 
 
@@ -117,7 +118,8 @@ class Writer:
         return Markup(' <a class="instead" href="{}models/{}/">→ {}</a>').format(self.root, advice.choose, name)
 
     def evidence_link(self, finding: Finding) -> str:
-        return f"{self._page(finding.observed['card'])}#experiment-{finding.observed['experiment']}"
+        assert finding.observed is not None
+        return f"{self._page(finding.observed.card)}#experiment-{finding.observed.experiment}"
 
 
 @functools.lru_cache(maxsize=2)

@@ -22,7 +22,6 @@ from scripts.machine import device_class
 from scripts.project import Project
 from scripts.runs.record import Record, Results, read_record
 
-
 Status = Literal["ok", "failed", "running", "queued", "not run"]
 
 KEY = re.compile(r"(smoke|quick|full)-(cpu|cuda|mps)-[0-9a-f]{12}")
