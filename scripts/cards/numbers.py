@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from scripts.cards.samples import INDEPENDENT
 from scripts.cards.values import (
     MOST,
+    Build,
     Identifier,
     Line,
     Model,
     Name,
     Quantity,
+    Size,
     Slug,
 )
 
@@ -105,11 +105,9 @@ class Row(BaseModel):
 class Count(Model):
     """How this project builds the variant to count its parameters and MACs."""
 
-    build: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")] = Field(
-        examples=["timm/vit_base_patch16_224"]
-    )
+    build: Build = Field(examples=["timm/vit_base_patch16_224"])
     """Library and model: timm/vit_base_patch16_224, or ours/unet_2015."""
-    input: Annotated[str, StringConstraints(pattern=r"^\d{1,5}( x \d{1,5}){1,3}$")] = Field(examples=["224 x 224"])
+    input: Size = Field(examples=["224 x 224"])
     """Input size for the count: 224 x 224."""
     differs: Line | None = Field(default=None, examples=["The source counts the classifier too."])
     """The reason, where the count differs from the published figure by more than 2 %."""

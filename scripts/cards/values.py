@@ -30,6 +30,9 @@ Doi = Annotated[str, StringConstraints(pattern=r"^10\.\d{4,9}/[^\s<>\"'`{}|\\^]+
 
 Arxiv = Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
 
+Build = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")]
+Size = Annotated[str, StringConstraints(pattern=r"^\d{1,7}( x \d{1,7}){1,3}$")]
+
 HINTS = {
     "url": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
     "code": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
@@ -112,3 +115,8 @@ def si(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {suffix}" if abs(value) < 1000 * size else f"{value / size:.0f} {suffix}"
     return f"{value:.3g}"
+
+
+def size_of(text: str) -> tuple[int, ...]:
+    """(800, 1066) for `800 x 1066`."""
+    return tuple(int(part) for part in text.split(" x "))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from scripts.cards.values import Identifier, Line, Model, Name, Prose, Slug, Url
+from scripts.cards.values import Build, Identifier, Line, Model, Name, Prose, Size, Slug, Url
 
 
 class Metric(Model):
@@ -93,6 +93,61 @@ class Question(Model):
     """Said of a model of which the fact is not known."""
 
 
+What = Literal["macs", "token_macs", "saved_bytes"]
+
+
+class Exponent(Model):
+    """An exponent that is claimed of a cost, and the claim of the card that says so, if one does."""
+
+    what: What
+    exponent: float
+    says: Line
+    side: Literal["pros", "cons"] | None = None
+    number: Annotated[int, Field(ge=1)] | None = None
+    """Of the claim on its side, from 1."""
+
+    @model_validator(mode="after")
+    def whole_place(self) -> Self:
+        """Raises ValueError if only one of side and number is given."""
+        if (self.side is None) != (self.number is None):
+            raise ValueError("a claim is named by its side and its number on it")
+        return self
+
+
+class Axis(Model):
+    """What sweeps are drawn along."""
+
+    label: Line
+    along: Literal["product", "first", "second", "changed"]
+    """What of a size: the product of its numbers, the first, the second, or the value that is changed."""
+
+
+class Sweep(Model):
+    """One architecture over several sizes of its input, or over several values of something at one size."""
+
+    card: Slug
+    name: Name
+    build: Build
+    axis: Name
+    sizes: tuple[Size, ...] = ()
+    size: Size | None = None
+    change: Identifier | None = None
+    values: tuple[int, ...] = ()
+    claims: tuple[Exponent, ...] = ()
+
+    @model_validator(mode="after")
+    def one_kind(self) -> Self:
+        """Raises ValueError unless either sizes are given, or a size with a change and its values."""
+        if bool(self.sizes) == bool(self.size and self.change and self.values):
+            raise ValueError("a sweep has either `sizes`, or `size` with `change` and `values`")
+        return self
+
+    @property
+    def id(self) -> str:
+        """`build over axis`, by which it is kept."""
+        return f"{self.build} over {self.axis}"
+
+
 class Vocabulary(Model):
     """The files of model_cards/ with a leading underscore, together."""
 
@@ -104,6 +159,11 @@ class Vocabulary(Model):
     datasets: dict[Name, Permitted] = Field(default_factory=dict)
     packages: dict[Name, Permitted] = Field(default_factory=dict)
     questions: tuple[Question, ...] = ()
+    families: dict[Name, Line] = Field(default_factory=dict)
+    axes: dict[Name, Axis] = Field(default_factory=dict)
+    figures: dict[Name, tuple[Slug, ...]] = Field(default_factory=dict)
+    """Cards whose sweeps over pixels share a figure."""
+    sweeps: tuple[Sweep, ...] = ()
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; of an unknown one, which `check` tells where it stands, a plain stand-in."""

@@ -62,7 +62,7 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
             "succeeded_by": [_relation(relation) for relation in card.succeeded_by],
         },
         "variants": [_variant(card, key, knowledge) for key in card.variants],
-        "anatomy": _anatomy(knowledge.studies.anatomies.get(card.slug)),
+        "anatomy": _anatomy(card.slug, knowledge.studies.anatomies.get(card.slug)),
         "scaling": [_sweep(measured) for measured in knowledge.studies.of(card.slug)],
         "example": _example(card, knowledge),
         "limitations": [_stated(stated) for stated in card.limitations],
@@ -141,17 +141,16 @@ def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _anatomy(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _anatomy(slug: str, record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if record is None:
         return None
-    schemes = {scheme: f"figures/anatomy/{record['figure'][scheme]}" for scheme in ("light", "dark")}
-    return {**record, "figure": {**record["figure"], **schemes}}
+    return {**record, "figure": {scheme: f"figures/anatomy/{slug}.{scheme}.svg" for scheme in ("light", "dark")}}
 
 
 def _sweep(measured: Measured) -> dict[str, Any]:
     return {
         "name": measured.sweep.name, "build": measured.sweep.build, "axis": measured.sweep.axis,
-        "x": [point.x for point in measured.sweep.points],
+        "x": [point.x for point in measured.points],
         **{what: list(costs) for what, costs in measured.costs.items()},
         "exponents": {what: measured.exponent(what) for what in LABELS},
     }  # fmt: skip

@@ -6,7 +6,6 @@ Every point is a published figure. Lines join the variants of one model only whe
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from scripts.cards.vocabulary import Metric
 from scripts.evidence.knowledge import Knowledge, own_numbers, size_of
 from scripts.evidence.published import Published, comparability, index
+from scripts.pages.chart_style import SCHEMES, SHAPES, config, room, ticks
 from scripts.pages.environment import template
 from scripts.pages.writer import common
 
@@ -21,20 +21,6 @@ AXES = {"parameters": "Parameters", "macs": "MACs"}
 
 LEAST_MODELS, LEAST_POINTS = 2, 5
 """Fewer are better read in a table."""
-
-SCHEMES: Mapping[str, Mapping[str, Any]] = {
-    "light": {
-        "ink": "#1f2328", "muted": "#59636e", "grid": "#dfe3e8",
-        "colours": ["#0068A8", "#D55E00", "#008663", "#B4528D", "#7A4F00", "#2E7EBC", "#5B45B0", "#59636e"],
-    },
-    "dark": {
-        "ink": "#e6e9ef", "muted": "#a4acba", "grid": "#363b47",
-        "colours": ["#4FA8E0", "#E0672A", "#17B386", "#E39AC6", "#F2D34B", "#BFE3FA", "#B9AEF5", "#a4acba"],
-    },
-}  # fmt: skip
-
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-"""One less than there are colours, so that the ninth model has a colour and a shape that no other has together."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +115,11 @@ def _chart(metric: Metric, on: str, axis: str, points: list[dict[str, Any]]) -> 
 def specification(chart: Chart, scheme: str) -> dict[str, Any]:
     """The chart in Vega-Lite. Domains leave room around all points, so that none is cut off."""
     colours = SCHEMES[scheme]
-    domain = _room([point["x"] for point in chart.points])
+    domain = room([point["x"] for point in chart.points])
     x = {
         "field": "x", "type": "quantitative", "title": chart.axis,
         "scale": {"type": "log", "domain": domain, "nice": False},
-        "axis": {"format": "~s", "values": _ticks(*domain), "labelOverlap": False},
+        "axis": {"format": "~s", "values": ticks(*domain), "labelOverlap": False},
     }  # fmt: skip
     low, high = (f(point["y"] for point in chart.points) for f in (min, max))
     margin = 0.06 * (high - low or abs(high) or 1)
@@ -163,31 +149,8 @@ def specification(chart: Chart, scheme: str) -> dict[str, Any]:
             {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6}, "encoding": line},
             {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "cursor": "pointer"}, "encoding": point},
         ],
-        "config": _config(colours),
+        "config": config(colours),
     }  # fmt: skip
-
-
-def _room(values: list[float]) -> list[float]:
-    """A logarithmic domain with a twentieth of its length to spare on both sides."""
-    low, high = min(values), max(values)
-    ratio = max(high / low, 1.2) ** 0.06
-    return [low / ratio, high * ratio]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten within a domain."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [tick for e in exponents for tick in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= tick <= high]
-
-
-def _config(colours: Mapping[str, Any]) -> dict[str, Any]:
-    text = {"labelColor": colours["ink"], "titleColor": colours["ink"], "labelFontSize": 12, "titleFontSize": 12}
-    return {
-        "font": "DejaVu Sans, Verdana, sans-serif",
-        "axis": {**text, "gridColor": colours["grid"], "domainColor": colours["muted"], "tickColor": colours["muted"]},
-        "legend": {**text, "orient": "bottom", "columns": 4, "symbolSize": 90},
-        "view": {"stroke": None},
-    }
 
 
 def explorable(chart: Chart) -> str:

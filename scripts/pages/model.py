@@ -16,6 +16,7 @@ from scripts.evidence.published import Published, index
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
 from scripts.pages.environment import ordered, short, template
+from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
 from scripts.pages.scaling import sweep_view
 from scripts.pages.writer import common
@@ -151,6 +152,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
     root = "../../"
     run = knowledge.run(card.slug)
     record = run.record if run else None
+    record_of_anatomy = knowledge.studies.anatomies.get(card.slug)
     figures = {figure.name: figure for figure in record.figures} if record else {}
     hero = figures.get(card.hero or "")
     judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
@@ -163,8 +165,8 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "pictures": [f for f in figures.values() if f.name not in in_experiments and f is not hero],
             "chips": _chips(card, knowledge), "sizes": _sizes(card, knowledge),
             "latencies": _latencies(card, knowledge),
-            "anatomy": knowledge.studies.anatomies.get(card.slug),
-            "sweeps": [sweep_view(sweep, card) for sweep in knowledge.studies.of(card.slug)],
+            "anatomy": record_of_anatomy, "drawn": anatomy(card.slug, record_of_anatomy) if record_of_anatomy else None,
+            "sweeps": [sweep_view(sweep, knowledge) for sweep in knowledge.studies.of(card.slug)],
             "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card)),
             "bibtex": Markup(bibtex(card.references)),
         }
