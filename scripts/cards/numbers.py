@@ -80,6 +80,8 @@ class Table(Model):
     """What all rows share; a row may add to it or override it."""
     note: Line | None = Field(default=None, examples=["The table says GFLOPS and means MACs."])
     """A remark that the page shows under the table."""
+    aside: bool = Field(default=False, examples=[True])
+    """True for ablations and for training on a part of the data: shown in the table, drawn in no chart and ranked nowhere."""
     independent: Independent | None = Field(default=None, examples=[INDEPENDENT])
     """Who measured, where that was not the authors of the model."""
 
@@ -126,6 +128,8 @@ class Variant(Model):
     for_comparison: bool = Field(default=False, examples=[True])
     """True for a rival, a predecessor, a successor or an ablation: its numbers stand in the tables, but do not count as
     what this model reaches."""
+    design: Slug | None = Field(default=None, examples=["swin"])
+    """Sizes of one design bear the same word here: charts join them with a line."""
     count: Count | None = Field(
         default=None, examples=[{"build": "transformers/detr-resnet-50", "input": "800 x 1066"}]
     )

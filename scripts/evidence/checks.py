@@ -22,8 +22,8 @@ from scripts.cards.problems import Path_, Problem, Source, nearest
 from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Card
 from scripts.cards.values import si
-from scripts.evidence.knowledge import SIZE_METRICS, difference, size_of
-from scripts.evidence.published import BrokenCardError, find
+from scripts.evidence.knowledge import SIZE_METRICS, difference
+from scripts.evidence.published import BrokenCardError, find, own_size
 from scripts.evidence.runs import Outcome, check_shown, owners_of
 from scripts.evidence.verdicts import check_reported
 from scripts.machine import call_all
@@ -174,7 +174,7 @@ def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) ->
         gaps = list(_count_gaps(library, slug, key, counted))
         where = ("variants", key, "count")
         if variant.count.differs and not gaps:
-            published = any(size_of(library, slug, key, metric) for metric in SIZE_METRICS)
+            published = any(own_size(library, slug, key, metric) for metric in SIZE_METRICS)
             why = (
                 f"the count is within {COUNT_TOLERANCE:.0%} of the published figures" if published else "there is none"
             )
@@ -186,7 +186,7 @@ def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) ->
 
 def _count_gaps(library: Library, slug: str, key: str, counted: Counted) -> Iterator[str]:
     for metric in ("parameters", "macs"):
-        published, found = size_of(library, slug, key, metric), getattr(counted, metric)
+        published, found = own_size(library, slug, key, metric), getattr(counted, metric)
         if published is None or abs(gap := difference(published.quantity.value, found)) <= COUNT_TOLERANCE:
             continue
         label = library.vocabulary.metric(metric).label

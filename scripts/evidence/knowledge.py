@@ -13,7 +13,7 @@ from scripts.architectures.studies import Studies
 from scripts.cards.library import Library
 from scripts.cards.numbers import Variant
 from scripts.cards.schema import Card
-from scripts.evidence.published import Published, index, numbers_of
+from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
 from scripts.runs.state import Run
 
@@ -104,11 +104,6 @@ class Knowledge:
         return [latency for latency in self.latencies if count and latency.build == count.build]
 
 
-def size_of(library: Library, slug: str, variant: str, metric: str) -> Published | None:
-    """The first published figure of a variant's size or cost."""
-    return next((number for number in index(library)[slug][variant] if number.metric == metric), None)
-
-
 def difference(reported: float, counted: float) -> float:
     """Relative difference of a count to the published figure."""
     return counted / reported - 1
@@ -122,5 +117,5 @@ def own_numbers(slug: str, knowledge: Knowledge) -> Iterator[Published]:
     card, words = knowledge.library.cards[slug], knowledge.library.vocabulary
     for number in numbers_of(knowledge.library, slug):
         kind = words.metric(number.metric).kind
-        if kind in KINDS and not card.variants[number.variant].for_comparison:
+        if kind in KINDS and not number.aside and not card.variants[number.variant].for_comparison:
             yield number

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.architectures.scaling import LABELS, Measured
 from scripts.cards.numbers import Cite
 from scripts.cards.schema import Card, Relation, Stated
-from scripts.evidence.knowledge import SIZE_METRICS, Knowledge, size_of
-from scripts.evidence.published import Published, index
+from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
+from scripts.evidence.published import Published, index, own_size
 from scripts.evidence.runs import Finding, Outcome
+from scripts.evidence.systems import SIZES, TRAINING, Cost, System, cost, measured_times, systems_of, times
 from scripts.evidence.verdicts import Judged, joined
 
 
@@ -62,6 +63,9 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
             "succeeded_by": [_relation(relation) for relation in card.succeeded_by],
         },
         "variants": [_variant(card, key, knowledge) for key in card.variants],
+        "systems": [
+            _system(system, numbers, knowledge) for system, numbers in systems_of(knowledge, card.slug).items()
+        ],
         "anatomy": _anatomy(card.slug, knowledge.studies.anatomies.get(card.slug)),
         "scaling": [_sweep(measured) for measured in knowledge.studies.of(card.slug)],
         "example": _example(card, knowledge),
@@ -122,7 +126,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     variant = card.variants[key]
     counted = knowledge.counted(variant)
-    sizes = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
+    sizes = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
     return {
         "id": key,
         "name": variant.name,
@@ -139,6 +143,26 @@ def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
         ],
         "latency": [dataclasses.asdict(timed) for timed in knowledge.latency(variant)],
     }
+
+
+def _system(system: System, numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, Any]:
+    """A system with its cost; every figure in it is of it, or of one that differs in nothing that the figure depends on."""
+    costs = {metric: cost(knowledge, numbers[0], metric) for metric in SIZES}
+    quality = [number for number in numbers if knowledge.library.vocabulary.metric(number.metric).kind == "quality"]
+    return {
+        "id": system.id, "variant": system.variant, "framework": system.framework, "input": system.input,
+        "training": dict(zip(TRAINING, system.training, strict=True)),
+        "params_m": _system_cost(costs["parameters"], 1e6), "macs_g": _system_cost(costs["macs"], 1e9),
+        "metrics": [_metric(number, knowledge) for number in quality],
+        "latency": [*(_metric(each, knowledge) for each in times(knowledge, numbers[0])),
+                    *(dataclasses.asdict(timed) for timed in measured_times(knowledge, system))],
+    }  # fmt: skip
+
+
+def _system_cost(found: Cost | None, unit: float) -> dict[str, Any] | None:
+    return (
+        None if found is None else {"value": round(found.value / unit, 6), "counted": found.counted, "of": found.of.id}
+    )
 
 
 def _anatomy(slug: str, record: Mapping[str, Any] | None) -> dict[str, Any] | None:

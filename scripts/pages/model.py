@@ -11,14 +11,16 @@ from scripts.cards.numbers import Cite, Conditions, Row, Variant
 from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.cards.vocabulary import Metric
-from scripts.evidence.knowledge import Knowledge, difference, size_of
-from scripts.evidence.published import Published, index
+from scripts.evidence.knowledge import Knowledge, difference
+from scripts.evidence.published import Published, index, own_size
+from scripts.evidence.systems import SIZES, cost
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
 from scripts.pages.environment import ordered, short, template
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
 from scripts.pages.scaling import sweep_view
+from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
 
 
@@ -43,7 +45,7 @@ def tables_of(card: Card) -> list[TableView]:
 
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:
-    """Size range, and the best figure of the first table with one."""
+    """Size range, and the best figure of the first table with one, with the system that reaches it and its cost."""
     size = size_range(card, knowledge, "parameters").replace("G", "B")
     headline = _headline(card, knowledge)
     return [*([f"{size} parameters"] if size else []), *([headline] if headline else [])]
@@ -52,14 +54,17 @@ def _chips(card: Card, knowledge: Knowledge) -> list[str]:
 def _headline(card: Card, knowledge: Knowledge) -> str | None:
     words = knowledge.library.vocabulary
     numbers = [number for key in card.own_variants for number in index(knowledge.library)[card.slug][key]]
-    quality = [number for number in numbers if words.metric(number.metric).kind == "quality"]
+    quality = [n for n in numbers if words.metric(n.metric).kind == "quality" and not n.independent and not n.aside]
     if not quality:
         return None
     first = quality[0]
     same = [n for n in quality if (n.metric, n.table) == (first.metric, first.table)]
-    best = (max if words.metric(first.metric).better == "higher" else min)(same, key=lambda n: n.quantity.value)
+    metric = words.metric(first.metric)
+    best = (max if metric.better == "higher" else min)(same, key=lambda n: n.quantity.value)
     where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
-    return f"{_with_unit(best, words.metric(best.metric))} {words.metric(best.metric).label}{' on ' + where if where else ''}"
+    costs = [told(found) for what in SIZES if (found := cost(knowledge, best, what))]
+    by = ", ".join([system_name(card, best), *costs])
+    return f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''} ({by})"
 
 
 def _with_unit(number: Published, metric: Metric) -> str:
@@ -71,7 +76,7 @@ def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
     rows = []
     for key, variant in card.variants.items():
         counted = knowledge.counted(variant)
-        reported = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
+        reported = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
         if counted or any(reported.values()):
             rows.append({
                 "name": variant.name, "differs": variant.count.differs if variant.count else None,

@@ -6,7 +6,8 @@ from typing import Any
 
 from scripts.cards.schema import Card
 from scripts.cards.values import si
-from scripts.evidence.knowledge import Knowledge, size_of
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import own_size
 from scripts.pages.environment import LEGEND, ordered, template
 from scripts.pages.writer import common
 
@@ -19,9 +20,8 @@ def size_range(card: Card, knowledge: Knowledge, metric: str) -> str:
 
 
 def own_sizes(card: Card, knowledge: Knowledge, metric: str) -> list[float]:
-    return [
-        size.quantity.value for key in card.own_variants if (size := size_of(knowledge.library, card.slug, key, metric))
-    ]
+    sizes = (own_size(knowledge.library, card.slug, key, metric) for key in card.own_variants)
+    return [size.quantity.value for size in sizes if size]
 
 
 def page(knowledge: Knowledge) -> str:

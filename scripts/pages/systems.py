@@ -1,0 +1,18 @@
+"""Systems as pages name them, and what they cost."""
+
+from __future__ import annotations
+
+from scripts.cards.schema import Card
+from scripts.evidence.published import Published
+from scripts.evidence.systems import Cost
+
+
+def system_name(card: Card, number: Published) -> str:
+    """`Swin-T in Cascade Mask R-CNN`; a variant in no framework by its name alone."""
+    name, framework = card.variants[number.variant].name, number.conditions.framework
+    return f"{name} in {framework}" if framework else name
+
+
+def told(cost: Cost | None) -> str:
+    """`86 M`; what no source prints is marked as counted."""
+    return "" if cost is None else f"{cost.printed}{' (counted)' if cost.counted else ''}"
