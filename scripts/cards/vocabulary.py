@@ -96,6 +96,14 @@ class Question(Model):
 What = Literal["macs", "token_macs", "saved_bytes"]
 
 
+class Family(Model):
+    """A shelf that models stand on."""
+
+    definition: Line
+    backbone: bool = False
+    """Its models are plugged into detectors and segmenters: figures on `framework_on` say into which."""
+
+
 class Exponent(Model):
     """An exponent that is claimed of a cost, and the claim of the card that says so, if one does."""
 
@@ -148,6 +156,16 @@ class Sweep(Model):
         return f"{self.build} over {self.axis}"
 
 
+class SideBySide(Model):
+    """The page that shows several models' runs of one experiment."""
+
+    experiment: Identifier
+    figure: Identifier
+    measures: dict[Identifier, Line] = Field(min_length=1)
+    """Result -> its title; the first one ranks, higher is better for it and for those whose names begin like it."""
+    stresses: dict[Identifier, Line] = Field(default_factory=dict)
+
+
 class Vocabulary(Model):
     """The files of model_cards/ with a leading underscore, together."""
 
@@ -159,11 +177,14 @@ class Vocabulary(Model):
     datasets: dict[Name, Permitted] = Field(default_factory=dict)
     packages: dict[Name, Permitted] = Field(default_factory=dict)
     questions: tuple[Question, ...] = ()
-    families: dict[Name, Line] = Field(default_factory=dict)
+    families: dict[Name, Family] = Field(default_factory=dict)
+    framework_on: tuple[Name, ...] = ()
+    """Data sets on which a backbone alone has no figures."""
     axes: dict[Name, Axis] = Field(default_factory=dict)
     figures: dict[Name, tuple[Slug, ...]] = Field(default_factory=dict)
     """Cards whose sweeps over pixels share a figure."""
     sweeps: tuple[Sweep, ...] = ()
+    side_by_side: SideBySide | None = None
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; of an unknown one, which `check` tells where it stands, a plain stand-in."""

@@ -23,7 +23,7 @@ from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.evidence.knowledge import SIZE_METRICS, difference
-from scripts.evidence.published import BrokenCardError, find, own_size
+from scripts.evidence.published import BrokenCardError, find, numbers_of, own_size
 from scripts.evidence.runs import Outcome, check_shown, owners_of
 from scripts.evidence.verdicts import check_reported
 from scripts.machine import call_all
@@ -62,7 +62,9 @@ def check_library(
         return [*check_card(library, slug, examples, runs or {}), *_check_counts(library, slug, counts or {})]
 
     found = call_all([functools.partial(of_card, slug) for slug in library.cards], jobs)
-    return sorted([*itertools.chain(*found), *_check_notes(library), *_check_glossary(library)])
+    return sorted(
+        [*itertools.chain(*found), *_check_notes(library), *_check_glossary(library), *_check_sweeps(library)]
+    )
 
 
 def check_card(
@@ -73,6 +75,7 @@ def check_card(
     yield from _check_names(library, slug, values)
     yield from _check_rows(library, slug)
     yield from _check_checkpoints(library, slug)
+    yield from _check_frameworks(library, slug)
     yield from _check_prose(library, slug, values, runs)
     yield from _check_assertions(library, slug, values, examples, runs)
     yield from _check_claims(library, slug)
@@ -123,6 +126,8 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
                 yield source.problem(where, f"the card {slug!r} names itself")
         elif where[0] == "tasks":
             yield from _unknown(source, where, "task", value, tasks)
+        elif where == ("family",):
+            yield from _unknown(source, where, "family", value, library.names("families"))
         elif len(where) > 1 and where[-2] == "despite":
             yield from _unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
@@ -150,6 +155,20 @@ def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
             yield from _unknown(source, where, "table", table_id, card.tables)
             for metric in row.values:
                 yield from _unknown(source, (*where, metric), "metric", metric, metrics)
+
+
+def _check_frameworks(library: Library, slug: str) -> Iterator[Problem]:
+    """A figure of a backbone on a detector's or a segmenter's data set is of the whole system, which has to be named."""
+    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
+    family = words.families.get(card.family)
+    for number in numbers_of(library, slug) if family and family.backbone else ():
+        kind, c = words.metric(number.metric).kind, number.conditions
+        if kind == "quality" and c.dataset in words.framework_on and c.framework is None and c.protocol is None:
+            message = (
+                f"{number.metric} on {c.dataset} is of a system: say what {card.variants[number.variant].name} is plugged into, "
+                "conditions: {framework: Cascade Mask R-CNN}"
+            )
+            yield source.problem(("variants", number.variant, "numbers", number.table, number.metric), message)
 
 
 def _check_checkpoints(library: Library, slug: str) -> Iterator[Problem]:
@@ -343,6 +362,22 @@ def _check_notes(library: Library) -> Iterator[Problem]:
                 yield from _unknown(source, (*where, "claim"), f"claim of {card.slug}", place.claim, claims)
             elif place.field not in type(card).model_fields:
                 yield source.problem(where, f"a place names a claim or a field of the card {card.slug!r}")
+
+
+def _check_sweeps(library: Library) -> Iterator[Problem]:
+    """A sweep is of a known card and axis, and the claim that it names is there."""
+    words, source = library.vocabulary, library.word_sources.get("sweeps")
+    for i, sweep in enumerate(words.sweeps if source else ()):
+        assert source is not None
+        yield from _unknown(source, ("sweeps", i, "card"), "card", sweep.card, library.sources)
+        yield from _unknown(source, ("sweeps", i, "axis"), "axis", sweep.axis, words.axes)
+        card = library.cards.get(sweep.card)
+        for k, claimed in enumerate(sweep.claims):
+            if card and claimed.side and claimed.number and claimed.number > len(getattr(card, claimed.side)):
+                where = ("sweeps", i, "claims", k, "number")
+                yield source.problem(
+                    where, f"the card {sweep.card!r} has no claim {claimed.number} among its {claimed.side}"
+                )
 
 
 def _check_glossary(library: Library) -> Iterator[Problem]:

@@ -28,8 +28,20 @@ Sides = tuple[tuple[Judged, ...], tuple[Judged, ...]]
 class About:
     """What `mkdocs.yml` says of the site."""
 
+    title: str = "Models"
+    summary: str = ""
+    """What the site is about, in a sentence."""
     repository: str = ""
     """Address of the repository."""
+    address: str = ""
+    """Address of the site, with a slash at its end; empty where it is not known."""
+    licence: str = ""
+    """Address of the licence of cards and pages."""
+
+    @property
+    def slug(self) -> str:
+        """The title as the name of a file."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
 @dataclass(frozen=True)

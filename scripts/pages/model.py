@@ -172,7 +172,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "latencies": _latencies(card, knowledge),
             "anatomy": record_of_anatomy, "drawn": anatomy(card.slug, record_of_anatomy) if record_of_anatomy else None,
             "sweeps": [sweep_view(sweep, knowledge) for sweep in knowledge.studies.of(card.slug)],
-            "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card)),
+            "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card, knowledge.about.licence)),
             "bibtex": Markup(bibtex(card.references)),
         }
     )  # fmt: skip

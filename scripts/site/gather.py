@@ -71,12 +71,21 @@ def _generated(project: Project) -> dict[str, str]:
         ["git", "-C", str(project.root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     commit = {"commit": git.stdout.strip()} if git.returncode == 0 else {}
-    return {"name": "model-comparisons", "schema": "1", **commit}
+    return {"name": about(project).slug, "schema": "1", **commit}
 
 
 def about(project: Project) -> About:
     """What mkdocs.yml says of the site."""
-    return About(str(settings(project).get("extra", {}).get("repository", "")).rstrip("/"))
+    said = settings(project)
+    extra = said.get("extra") or {}
+    address = str(said.get("site_url") or "")
+    return About(
+        title=str(said.get("site_name", "Models")),
+        summary=str(said.get("site_description", "")),
+        repository=str(extra.get("repository", "")).rstrip("/"),
+        address=address.rstrip("/") + "/" if address else "",
+        licence=str(extra.get("licence", "")),
+    )
 
 
 def settings(project: Project) -> dict[str, Any]:
