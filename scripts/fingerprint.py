@@ -18,8 +18,9 @@ HERE = Path(__file__).parents[1]
 
 
 def of_run(project: Project, slug: str, preset: str, device: str) -> str:
-    """Of an example's run: the script and what it imports of `examples/`."""
-    files = [project.examples / f"{slug}.py"]
+    """Of an example's run: the file to read, the one with its experiments, and what both import of `examples/`."""
+    files = [project.examples / f"{slug}.py", project.claims_of(slug)]
+    files = [path for path in files if path.is_file()]
     return _of(project, f"{preset} {device}\n", files, project.examples, project.root)
 
 

@@ -57,6 +57,8 @@ class Knowledge:
     scripts: Mapping[str, str] = field(default_factory=dict)
     """Source of each example by slug."""
     about: About = About()
+    claims: frozenset[str] = frozenset()
+    """Slugs of the examples whose experiments have a file of their own."""
 
     @property
     def cards(self) -> list[Card]:

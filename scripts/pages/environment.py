@@ -17,7 +17,9 @@ from markupsafe import Markup
 
 from scripts.cards import prose
 from scripts.cards.values import si
+from scripts.evidence.runs import interval
 from scripts.evidence.verdicts import Verdict
+from scripts.runs.record import Result
 
 MARKS = {
     Verdict.BOTH: "✓✓", Verdict.PUBLISHED: "§", Verdict.INDEPENDENT: "‡", Verdict.DIFFERS: "§≠", Verdict.SHOWN: "✓",
@@ -77,6 +79,11 @@ def short(value: float | None) -> str:
     return f"{value:.2e}"
 
 
+def band(result: Result) -> tuple[float, float] | None:
+    """The 95 % interval of a result's mean, where there are seeds enough for one."""
+    return None if result.exact or len(result.defined) < 2 else interval(result.defined)
+
+
 def _authors(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
 
@@ -120,7 +127,7 @@ def _environment() -> jinja2.Environment:
     environment.globals["badge"] = functools.cache(lambda verdict: template("macros.j2").module.badge(verdict))  # type: ignore[attr-defined]
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
-        "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "short": short, "si": si, "band": band, "plain": prose.to_text, "slugify": slugify,
         "authors": _authors, "licence": _licence, "heading": _heading,
     }  # fmt: skip
     return environment

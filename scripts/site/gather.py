@@ -62,7 +62,8 @@ def gather(
     counted, _ = counts.read(project)
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in example_slugs(project)}
     studied, timed = studies.read(project, library), latency.read_all(project)
-    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project))
+    apart = frozenset(slug for slug in scripts if project.claims_of(slug).is_file())
+    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart)
 
 
 def _generated(project: Project) -> dict[str, str]:
