@@ -234,14 +234,14 @@ def _depth_anything(
 
 
 TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
-    "depth-anything-v2-small": partial(_depth_anything, 384, 12, (48, 96, 192, 384), 64, [3, 6, 9, 12]),
-    "depth-anything-v2-base": partial(_depth_anything, 768, 12, (96, 192, 384, 768), 128, [3, 6, 9, 12]),
-    "depth-anything-v2-large": partial(_depth_anything, 1024, 24, (256, 512, 1024, 1024), 256, [5, 12, 18, 24]),
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),
     "detr-resnet-101-dc5": partial(_detr, "resnet101", True),
     "detr-resnet-50-no-encoder": partial(_detr, "resnet50", False, encoder_layers=0),
+    "depth-anything-v2-small": partial(_depth_anything, 384, 12, (48, 96, 192, 384), 64, [3, 6, 9, 12]),
+    "depth-anything-v2-base": partial(_depth_anything, 768, 12, (96, 192, 384, 768), 128, [3, 6, 9, 12]),
+    "depth-anything-v2-large": partial(_depth_anything, 1024, 24, (256, 512, 1024, 1024), 256, [5, 12, 18, 24]),
     "timesformer-base": partial(_timesformer, "divided_space_time"),
     "timesformer-space-only": partial(_timesformer, "space_only"),
     "timesformer-joint": partial(_timesformer, "joint_space_time"),
