@@ -20,6 +20,7 @@ from scripts.architectures.definitions import (
     internimage,
     libraries,
     mask_dino,
+    nnunet,
     unet,
     yolov8,
 )
@@ -40,12 +41,15 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "graph_transformer-no-positions": partial(graph_transformer.GraphTransformer, positions=False),
     "graph_transformer-layer-norm": partial(graph_transformer.GraphTransformer, norm=nn.LayerNorm),
     "mask_dino-r50": mask_dino.MaskDINO,
+    "nnunet_resenc": nnunet.ResidualEncoderUNet,
 }
 CHANNELS: Mapping[str, int] = {
     "ours/unet_2015": 1,
     "ours/attention_unet_3d": 1,
     "ours/unet_3d": 1,
+    "ours/nnunet_resenc": 1,
     "monai/dynunet_brats21": 5,
+    "monai/dynunet_nnunet": 1,
 }
 """Input channels where they are not the three of a colour image."""
 FRAMES_FIRST = ("transformers/timesformer-",)

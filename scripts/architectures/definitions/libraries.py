@@ -215,12 +215,33 @@ def _sam_decoder(size: Size) -> nn.Module:
     return PromptDecoder(SamModel(SamConfig()))
 
 
+def _depth_anything(
+    width: int, layers: int, neck: tuple[int, ...], fusion: int, taps: list[int], size: Size
+) -> nn.Module:
+    """Depth Anything V2: DINOv2 with a DPT head; widths and tapped layers of the official README and dpt.py."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    backbone = Dinov2Config(
+        image_size=518, patch_size=14, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
+        out_indices=taps, apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    built: nn.Module = DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=backbone, reassemble_hidden_size=width, neck_hidden_sizes=neck, fusion_hidden_size=fusion
+        )
+    )
+    return built
+
+
 TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),
     "detr-resnet-101-dc5": partial(_detr, "resnet101", True),
     "detr-resnet-50-no-encoder": partial(_detr, "resnet50", False, encoder_layers=0),
+    "depth-anything-v2-small": partial(_depth_anything, 384, 12, (48, 96, 192, 384), 64, [3, 6, 9, 12]),
+    "depth-anything-v2-base": partial(_depth_anything, 768, 12, (96, 192, 384, 768), 128, [3, 6, 9, 12]),
+    "depth-anything-v2-large": partial(_depth_anything, 1024, 24, (256, 512, 1024, 1024), 256, [5, 12, 18, 24]),
     "timesformer-base": partial(_timesformer, "divided_space_time"),
     "timesformer-space-only": partial(_timesformer, "space_only"),
     "timesformer-joint": partial(_timesformer, "joint_space_time"),
@@ -249,4 +270,19 @@ def _dynunet_brats21() -> nn.Module:
     return built
 
 
-MONAI: Mapping[str, Callable[[], nn.Module]] = {"dynunet_brats21": _dynunet_brats21}
+def _dynunet_nnunet() -> nn.Module:
+    """nnU-Net's plain 3D U-Net of six stages (default_experiment_planner.py), for one channel and three classes."""
+    from monai.networks.nets.dynunet import DynUNet
+
+    built: nn.Module = DynUNet(
+        spatial_dims=3, in_channels=1, out_channels=3, kernel_size=[3] * 6, strides=[1] + [2] * 5,
+        upsample_kernel_size=[2] * 5, filters=[32, 64, 128, 256, 320, 320],
+        deep_supervision=True, deep_supr_num=4, trans_bias=True,
+    )  # fmt: skip
+    return built
+
+
+MONAI: Mapping[str, Callable[[], nn.Module]] = {
+    "dynunet_brats21": _dynunet_brats21,
+    "dynunet_nnunet": _dynunet_nnunet,
+}
