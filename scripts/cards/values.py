@@ -50,7 +50,7 @@ HINTS = {
 
 SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
-QUANTITY = re.compile(r"^(-?\d{1,15}(?:\.\d{1,9})?)(?: ?([kMGT]))?$")
+QUANTITY = re.compile(r"^(-?(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?)(?: ?([kMGT]))?$")
 
 MOST = 100
 """Entries of a list of a card at most; of the references and variants, three times as many."""
@@ -95,6 +95,10 @@ class Quantity(Model):
             return data
         match = QUANTITY.match(str(data).strip()) if not isinstance(data, bool) else None
         if match is None:
+            if data is None:
+                raise ValueError(
+                    "there is no number here; a decimal point is a point (42.5), a comma ends the value before it"
+                )
             raise ValueError(f"{str(data)[:60]!r} is not a number, write for example 42.0 or 41 M")
         return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
 

@@ -334,7 +334,11 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
 def _check_date(library: Library, slug: str) -> Iterator[Problem]:
     """Somewhere on earth it may be tomorrow already."""
     if library.cards[slug].reviewed > dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1):
-        yield library.sources[slug].problem(("reviewed",), f"reviewed: {library.cards[slug].reviewed} is yet to come")
+        yield library.sources[slug].problem(
+            ("reviewed",),
+            f"reviewed: {library.cards[slug].reviewed} is yet to come, by the clock of this machine",
+            "warning",
+        )
 
 
 def _check_references_used(library: Library, slug: str, values: Values) -> Iterator[Problem]:

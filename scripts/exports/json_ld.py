@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from scripts.cards import prose
+from scripts.cards.names import person
 from scripts.cards.schema import Card, Reference
 
 TYPES = {
@@ -46,7 +47,7 @@ def _citation(reference: Reference) -> dict[str, Any]:
     return {
         "@type": TYPES[reference.type],
         "name": reference.title,
-        "author": [{"@type": "Person" if " " in name else "Organization", "name": name} for name in reference.authors],
+        "author": [{"@type": "Person" if person(name) else "Organization", "name": name} for name in reference.authors],
         "datePublished": str(reference.year),
         "url": reference.addresses[0][1],
     }

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from scripts.cards import prose
 from scripts.cards.library import Library
+from scripts.cards.names import person
 from scripts.cards.numbers import Cite
 from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Advice, Card
@@ -84,11 +85,8 @@ class Writer:
     def cite(self, key: str) -> Markup:
         assert self.card is not None
         reference = self.card.references[key]
-        family = (
-            reference.authors[0].split()[-1]
-            if reference.type in ("article", "inproceedings", "preprint")
-            else reference.authors[0]
-        )
+        first = person(reference.authors[0])
+        family = first.whole_family if first else reference.authors[0]
         more = " et al." if len(reference.authors) > 1 else ""
         page = self._page(self.card.slug)
         return Markup(f'<a class="cite" href="{page}#ref-{key}">{escape(family)}{more}, {reference.year}</a>')
