@@ -52,7 +52,7 @@ CHANNELS: Mapping[str, int] = {
     "monai/dynunet_nnunet": 1,
 }
 """Input channels where they are not the three of a colour image."""
-FRAMES_FIRST = ("transformers/timesformer-",)
+FRAMES_FIRST = ("transformers/timesformer-", "transformers/vjepa2-")
 """Models of video that take (B, T, C, H, W); other volumes are (B, C, D, H, W)."""
 GRAPHS = ("ours/graph_transformer",)
 """Models of graphs, whose size is (nodes, directed edges)."""
@@ -67,7 +67,10 @@ PARTIAL: Mapping[str, str] = {
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
+    "transformers/sam3": "an image with one phrase, without the tracker",
     "transformers/sam": "the image encoder, once per image",
+    "transformers/siglip2-": "the image tower, once per image",
+    "transformers/vjepa2-": "the encoder, without predictor and probe",
 }
 """What of a model runs here, where it is not all, by the beginning of its name."""
 

@@ -168,6 +168,48 @@ class ImageEncoder(nn.Module):
         return features
 
 
+class ImageTower(nn.Module):
+    """SigLIP 2, of which the image tower with its pooling head runs, once per image; a list of texts is encoded once."""
+
+    def __init__(self, siglip: Any) -> None:
+        super().__init__()
+        self.siglip = siglip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, D) embeddings."""
+        embeddings: Tensor = self.siglip.vision_model(images).pooler_output
+        return embeddings
+
+
+class OneConcept(nn.Module):
+    """SAM 3 on an image with one phrase of 32 tokens, without its tracker.
+
+    The forward pass of the library reads the size of the grid from a tensor; here that one is not on the meta device.
+    """
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) images to (B, N) logits of presence times match, and (B, N, H / 3.5, W / 3.5) masks."""
+        sam = self.sam
+        words = torch.zeros(len(images), sam.config.text_config.max_position_embeddings, dtype=torch.long)
+        phrase = sam.get_text_features(words.to(images.device)).pooler_output  # (B, T, D)
+        seen = sam.vision_encoder(images)
+        levels, positions = seen.fpn_hidden_states[:-1], seen.fpn_position_encoding[:-1]
+        encoded = sam.detr_encoder([levels[-1]], phrase, [positions[-1]])
+        decoded = sam.detr_decoder(
+            encoded.last_hidden_state, encoded.text_features, encoded.pos_embeds_flattened,
+            spatial_shapes=torch.tensor([levels[-1].shape[2:]], device="cpu"),
+        )  # fmt: skip
+        queries = decoded.intermediate_hidden_states  # (layers, B, N, D)
+        sam.detr_decoder.box_head(queries)
+        matches = sam.dot_product_scoring(queries, encoded.text_features).squeeze(-1)[-1]
+        masks = sam.mask_decoder(queries[-1], list(levels), encoded.last_hidden_state, phrase).pred_masks
+        return matches.sigmoid() * decoded.presence_logits[-1].sigmoid(), masks
+
+
 def _detr(backbone: str, dilation: bool, size: Size, **changes: int) -> nn.Module:
     from transformers import DetrConfig, DetrForObjectDetection
 
@@ -233,6 +275,43 @@ def _depth_anything(
     return built
 
 
+def _sam3(size: Size) -> nn.Module:
+    from transformers import Sam3Config, Sam3Model
+
+    config = Sam3Config()
+    config.image_size = size[0]
+    return OneConcept(Sam3Model(config))
+
+
+def _siglip2(
+    width: int, hidden: int, layers: int, heads: int, patch: int, text: tuple[int, int, int, int], size: Size
+) -> nn.Module:
+    """Towers as in the README of big_vision; `text` holds width, hidden width, layers and heads of the text tower."""
+    from transformers import SiglipConfig, SiglipModel
+
+    vision = {
+        "hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "image_size": size[0], "patch_size": patch,
+    }  # fmt: skip
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    words = {**dict(zip(names, text, strict=True)), "vocab_size": 256_000, "projection_size": width}
+    return ImageTower(SiglipModel(SiglipConfig(vision_config=vision, text_config=words)))
+
+
+def _vjepa2(width: int, heads: int, layers: int, ratio: float, size: Size) -> nn.Module:
+    """The encoder, without the predictor that pretraining needs."""
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    if len(size) != 3 or size[1] != size[2]:
+        raise ValueError("V-JEPA 2 takes frames x side x side")
+    config = VJEPA2Config(
+        hidden_size=width, num_attention_heads=heads, num_hidden_layers=layers, mlp_ratio=ratio,
+        frames_per_clip=size[0], crop_size=size[1],
+    )  # fmt: skip
+    encoder: nn.Module = VJEPA2Model(config).encoder
+    return encoder
+
+
 TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
@@ -250,6 +329,16 @@ TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "sam-vit-base": partial(_sam, 768, 12, 12),
     "sam-vit-large": partial(_sam, 1024, 24, 16),
     "sam-vit-huge": partial(_sam, 1280, 32, 16),
+    "sam3": _sam3,
+    "siglip2-base-patch32": partial(_siglip2, 768, 3072, 12, 12, 32, (768, 3072, 12, 12)),
+    "siglip2-base-patch16": partial(_siglip2, 768, 3072, 12, 12, 16, (768, 3072, 12, 12)),
+    "siglip2-large-patch16": partial(_siglip2, 1024, 4096, 24, 16, 16, (1024, 4096, 24, 16)),
+    "siglip2-so400m-patch14": partial(_siglip2, 1152, 4304, 27, 16, 14, (1152, 4304, 27, 16)),
+    "siglip2-so400m-patch16": partial(_siglip2, 1152, 4304, 27, 16, 16, (1152, 4304, 27, 16)),
+    "siglip2-giant-opt-patch16": partial(_siglip2, 1536, 6144, 40, 16, 16, (1152, 4304, 27, 16)),
+    "vjepa2-vit-large": partial(_vjepa2, 1024, 16, 24, 4.0),
+    "vjepa2-vit-huge": partial(_vjepa2, 1280, 16, 32, 4.0),
+    "vjepa2-vit-giant": partial(_vjepa2, 1408, 22, 40, 48 / 11),
 }
 
 
