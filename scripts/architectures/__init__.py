@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from scripts.architectures import (
     attention_unet,
     centernet,
+    co_dino,
     graph_transformer,
     internimage,
     libraries,
@@ -35,6 +36,8 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "unet_3d": partial(attention_unet.AttentionUNet, gated=False),
     "centernet-104": centernet.CenterNet,
     "centernet-52": partial(centernet.CenterNet, stacks=1),
+    "co_dino-r50": partial(co_dino.CoDINO, "resnet50"),
+    "co_dino-swin-l": partial(co_dino.CoDINO, "l"),
     "graph_transformer": graph_transformer.GraphTransformer,
     "graph_transformer-full": graph_transformer.GraphTransformer,
     "graph_transformer-no-positions": partial(graph_transformer.GraphTransformer, positions=False),
@@ -62,8 +65,11 @@ PARTIAL: Mapping[str, str] = {
     "torchvision/ssd": "without non-maximum suppression",
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
+    "ours/co_dino": "without non-maximum suppression",
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
+    "transformers/sam2": "the image encoder, once per image or frame; the parameters are those of the whole, with the memory",
     "transformers/sam": "the image encoder, once per image",
+    "transformers/grounding-dino": "image and a text of 195 tokens, as long as the class names of COCO",
 }
 """What of a model runs here, where it is not all, by the beginning of its name."""
 

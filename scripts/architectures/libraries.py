@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -163,9 +164,28 @@ class ImageEncoder(nn.Module):
         self.sam = sam
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images to (B, 256, H / 16, W / 16) features."""
+        """(B, 3, H, W) images to the last features: (B, 256, H / 16, W / 16) of SAM, channels last at 1 / 32 of SAM 2."""
         features: Tensor = self.sam.vision_encoder(images).last_hidden_state
         return features
+
+
+class TextPrompted(nn.Module):
+    """Grounding DINO with a text of as many tokens as the 80 class names of COCO have."""
+
+    TOKENS = 195
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) images to (B, 900, 256) similarities to the tokens and (B, 900, 4) boxes, cxcywh as shares."""
+        from transformers.models.grounding_dino import modeling_grounding_dino as library
+
+        text = torch.zeros(len(images), self.TOKENS, dtype=torch.long)
+        with patch.object(library, "torch_compilable_check"):  # it looks at values, to check sizes that are right here
+            found = self.detector(images, text)
+        return found.logits, found.pred_boxes
 
 
 def _detr(backbone: str, dilation: bool, size: Size, **changes: int) -> nn.Module:
@@ -209,6 +229,74 @@ def _sam(width: int, layers: int, heads: int, size: Size) -> nn.Module:
     return ImageEncoder(SamModel(SamConfig(vision_config=vision)))
 
 
+def _sam2(
+    width: int, heads: int, stages: tuple[int, ...], of_whole_image: tuple[int, ...], windows: tuple[int, ...],
+    background: int, size: Size,
+) -> nn.Module:  # fmt: skip
+    """SAM 2.1 with its memory, by sam2/configs/sam2.1 of the official repository."""
+    from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+
+    widths = [width * 2**stage for stage in range(4)]
+    hiera = Sam2HieraDetConfig(
+        hidden_size=width, num_attention_heads=heads, blocks_per_stage=list(stages), embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[heads * 2**stage for stage in range(4)], window_size_per_stage=list(windows),
+        global_attention_blocks=list(of_whole_image),
+        window_positional_embedding_background_size=[background, background],
+    )  # fmt: skip
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=widths[::-1])
+    return ImageEncoder(Sam2VideoModel(Sam2VideoConfig(vision_config=vision)))
+
+
+def swin_config(name: str, **outputs: list[Any]) -> Any:
+    """The configuration of a Swin Transformer that hands on several scales; those of window 12 come from 384 x 384."""
+    from transformers import SwinConfig
+
+    width, middle, window = {"t": (96, 6, 7), "s": (96, 18, 7), "b": (128, 18, 12), "l": (192, 18, 12)}[name]
+    return SwinConfig(
+        embed_dim=width, depths=[2, 2, middle, 2], num_heads=[width // 32 * 2**stage for stage in range(4)],
+        window_size=window, image_size=32 * window, **outputs,
+    )  # fmt: skip
+
+
+def _mask2former(backbone: str, queries: int, size: Size, classes: int = 80) -> nn.Module:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    resnets = {"resnet-50": 6, "resnet-101": 23}
+    config = (
+        ResNetConfig(depths=[3, 4, resnets[backbone], 3], out_features=stages)
+        if backbone in resnets
+        else swin_config(backbone, out_features=stages)
+    )
+    model = Mask2FormerForUniversalSegmentation(
+        Mask2FormerConfig(backbone_config=config, num_queries=queries, num_labels=classes)
+    )
+    built: nn.Module = model.to(torch.get_default_device())  # the library makes one parameter on the CPU in any case
+    return built
+
+
+def _eomt(width: int, layers: int, heads: int, blocks: int, size: Size) -> nn.Module:
+    """EoMT for the 133 classes of COCO panoptic, with the masks of its attention annealed away, as in use."""
+    from transformers import EomtConfig, EomtForUniversalSegmentation
+
+    model = EomtForUniversalSegmentation(
+        EomtConfig(
+            image_size=size[0], hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+            num_blocks=blocks, num_labels=133,
+        )
+    )  # fmt: skip
+    model.attn_mask_probs = torch.zeros(blocks, device="cpu")  # the forward pass looks at them
+    built: nn.Module = model
+    return built
+
+
+def _grounding_dino(backbone: str, size: Size) -> nn.Module:
+    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
+
+    config = GroundingDinoConfig(backbone_config=swin_config(backbone, out_indices=[2, 3, 4]))
+    return TextPrompted(GroundingDinoForObjectDetection(config).to(torch.get_default_device()))
+
+
 def _sam_decoder(size: Size) -> nn.Module:
     from transformers import SamConfig, SamModel
 
@@ -225,6 +313,21 @@ TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "timesformer-space-only": partial(_timesformer, "space_only"),
     "timesformer-joint": partial(_timesformer, "joint_space_time"),
     "vit-base-lora-16": _vit_lora,
+    "mask2former-resnet-50": partial(_mask2former, "resnet-50", 100),
+    "mask2former-resnet-101": partial(_mask2former, "resnet-101", 100),
+    "mask2former-swin-tiny": partial(_mask2former, "t", 100),
+    "mask2former-swin-small": partial(_mask2former, "s", 100),
+    "mask2former-swin-base": partial(_mask2former, "b", 100),
+    "mask2former-swin-large": partial(_mask2former, "l", 200),
+    "eomt-small": partial(_eomt, 384, 12, 6, 3),
+    "eomt-base": partial(_eomt, 768, 12, 12, 3),
+    "eomt-large": partial(_eomt, 1024, 24, 16, 4),
+    "grounding-dino-tiny": partial(_grounding_dino, "t"),
+    "grounding-dino-base": partial(_grounding_dino, "b"),
+    "sam2-hiera-tiny": partial(_sam2, 96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7), 7),
+    "sam2-hiera-small": partial(_sam2, 96, 1, (1, 2, 11, 2), (7, 10, 13), (8, 4, 14, 7), 7),
+    "sam2-hiera-base-plus": partial(_sam2, 112, 2, (2, 3, 16, 3), (12, 16, 20), (8, 4, 14, 7), 14),
+    "sam2-hiera-large": partial(_sam2, 144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8), 7),
     "sam-decoder": _sam_decoder,
     "sam-vit-base": partial(_sam, 768, 12, 12),
     "sam-vit-large": partial(_sam, 1024, 24, 16),
