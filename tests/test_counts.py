@@ -266,11 +266,14 @@ def test_detr_part_by_part_agrees_with_the_forward_pass_of_the_library() -> None
         ("ours/internimage-t", (64, 96), [(1, 1000)]),
         ("ours/yolov8-n", (64, 96), [(1, 4, 126), (1, 80, 126)]),  # 8 x 12 + 4 x 6 + 2 x 3 positions
         ("transformers/sam-vit-base", (1024, 1024), [(1, 256, 64, 64)]),
+        ("transformers/sam2-hiera-tiny", (1024, 1024), [(1, 32, 32, 768)]),
         ("transformers/detr-resnet-50-dc5", (64, 96), [(1, 100, 92), (1, 100, 4)]),
+        ("transformers/grounding-dino-tiny", (320, 480), [(1, 900, 256), (1, 900, 4)]),
         ("torchvision/deeplabv3_resnet50", (64, 96), [(1, 21, 64, 96)]),
         ("ours/attention_unet_3d", (32, 48, 16), [(1, 4, 32, 48, 16)]),
         ("ours/yolov8-n-seg", (64, 96), [(1, 4, 126), (1, 80, 126), (1, 32, 126), (1, 32, 16, 24)]),
         ("ours/mask_dino-r50", (128, 192), [(1, 300, 80), (1, 300, 4), (1, 300, 32, 48)]),
+        ("ours/co_dino-r50", (128, 192), [(1, 900, 80), (1, 900, 4)]),
         ("ours/centernet-52", (128, 128), [(1, c, 32, 32) for c in (80, 2, 1, 80, 2, 1, 80, 2)]),
         ("ours/graph_transformer", (5, 8), [(1,)]),
         ("transformers/sam-decoder", (2, 3), [(1, 2, 3, 256, 256)]),
@@ -283,6 +286,22 @@ def test_an_architecture_gives_what_its_task_needs(
         out = build(name, size)(*inputs(name, size))
     outputs = [out] if isinstance(out, torch.Tensor) else list(out.values()) if isinstance(out, dict) else out
     assert [tuple(output.shape) for output in outputs] == shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes", "masks"),
+    [
+        ("transformers/mask2former-swin-tiny", (128, 192), (1, 100, 81), (1, 100, 32, 48)),
+        ("transformers/eomt-small", (128, 128), (1, 200, 134), (1, 200, 32, 32)),
+    ],
+)
+def test_a_mask_transformer_gives_a_class_and_a_mask_for_each_query(
+    name: str, size: tuple[int, ...], classes: tuple[int, ...], masks: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        out = build(name, size)(*inputs(name, size))
+    assert tuple(out.class_queries_logits.shape) == classes
+    assert tuple(out.masks_queries_logits.shape) == masks
 
 
 def test_the_graph_transformer_does_not_care_for_the_order_of_the_nodes() -> None:
@@ -301,7 +320,7 @@ def test_deformable_attention_without_offsets_reads_the_pixel_it_stands_on() -> 
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
     tokens = torch.rand(2, 12, mask_dino.WIDTH)
-    centres = mask_dino._centres((3, 4), tokens).expand(2, -1, -1)
+    centres = mask_dino.centres((3, 4), tokens).expand(2, -1, -1)
     torch.testing.assert_close(layer(tokens, centres, tokens, [(3, 4)]), layer.out(layer.value(tokens)))
 
 
