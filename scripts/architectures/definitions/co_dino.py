@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scripts.architectures.definitions.libraries import swin_config
+from scripts.architectures.definitions.hugging_face import swin_config
 from scripts.architectures.definitions.mask_dino import (
     WIDTH,
     DecoderLayer,
