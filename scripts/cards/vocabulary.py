@@ -156,6 +156,14 @@ class Sweep(Model):
         return f"{self.build} over {self.axis}"
 
 
+class Benchmark(Model):
+    """The figure by which the models of a task are ranked."""
+
+    metric: Identifier
+    dataset: Line
+    split: Line | None = None
+
+
 class SideBySide(Model):
     """The page that shows several models' runs of one experiment."""
 
@@ -177,6 +185,8 @@ class Vocabulary(Model):
     datasets: dict[Name, Permitted] = Field(default_factory=dict)
     packages: dict[Name, Permitted] = Field(default_factory=dict)
     questions: tuple[Question, ...] = ()
+    benchmarks: dict[Name, Benchmark] = Field(default_factory=dict)
+    """Task -> what its models are ranked by."""
     families: dict[Name, Family] = Field(default_factory=dict)
     framework_on: tuple[Name, ...] = ()
     """Data sets on which a backbone alone has no figures."""
