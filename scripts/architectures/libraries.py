@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from scripts.architectures import real_time_detrs
 from scripts.architectures.lora import adapt
 from scripts.cards import nearest
 
@@ -229,6 +230,7 @@ TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "sam-vit-base": partial(_sam, 768, 12, 12),
     "sam-vit-large": partial(_sam, 1024, 24, 16),
     "sam-vit-huge": partial(_sam, 1280, 32, 16),
+    **real_time_detrs.MODELS,
 }
 
 
