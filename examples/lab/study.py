@@ -23,6 +23,7 @@ from lab.run import PROJECT, Experiment, Run
 
 Outcome = Mapping[str, float]
 WIDTH = 5.4  # inches: labels of 9 points are 8 px high where a figure is scaled to 360 px
+MOST_TICKS = 7  # positions of a curve that are all labelled
 GROWTHS = 3  # steps that the grid of a search may grow by
 SEARCH_SEEDS = (100, 101)  # never those that are reported
 
@@ -223,7 +224,10 @@ def draw_curves(style: Style, curves: Curves, x: str, y: str) -> Figure:
     axes[0, 0].set(xlabel=x, ylabel=y)
     if axes[0, 0].get_ylim()[1] > 0 and all(np.nanmin(np.array(each)[:, :, 1]) >= 0 for each in curves.values()):
         axes[0, 0].set_ylim(0, None)
-    axes[0, 0].legend()
+    if len(curves) > 1:
+        axes[0, 0].legend()
+    if len(rows[0]) <= MOST_TICKS:
+        axes[0, 0].set_xticks(rows[0, :, 0])
     return figure
 
 
