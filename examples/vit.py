@@ -255,10 +255,11 @@ if __name__ == "__main__":
 
 # %%
 def draw_attention(style: Style, images: Tensor, maps: Tensor) -> Figure:
-    """Images (n, C, H, W) from 0 to 1, and over each the map (n, rows, columns) of attention."""
-    figure, axes = panels(1, len(images), width=5.4, height=1.6)
-    for ax, image, heat in zip(axes[0], images, maps, strict=True):
-        show_heat(ax, image.expand(3, -1, -1), heat)
+    """Images (n, C, H, W) from 0 to 1, and below each its map (n, rows, columns) of attention."""
+    figure, axes = panels(2, len(images), width=5.4, height=2.8)
+    for above, below, image, heat in zip(*axes, images, maps, strict=True):
+        show_image(above, image)
+        show_heat(below, image.expand(3, -1, -1), heat)
     return figure
 
 
@@ -275,7 +276,7 @@ if __name__ == "__main__":
         "class_attention",
         partial(draw_attention, images=images[:4], maps=maps),
         caption="Test digits, and where the class token looks in the last block (bright: much).",
-        alt="Four digits under a map of attention weights, one cell for each patch.",
+        alt="Four digits, and below each the same under a map of attention weights.",
     )
 
 # %% [markdown]

@@ -27,7 +27,7 @@ READ_WITH_NMS = (
     "dense",
 )  # arms that leave duplicates by design are judged after suppression in the search
 TOWERS = {
-    "smoke": (32, 32, 32),
+    "smoke": (28, 28, 24),
     "quick": (64, 64, 40),
     "full": (192, 192, 192, 128),
 }  # as many parameters as the decoder
