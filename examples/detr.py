@@ -15,6 +15,7 @@
 # | $d$ | `width` | width of a token and of a query |
 
 # %%
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -255,7 +256,7 @@ if __name__ == "__main__":
 def draw_costs(style: Style, scene: Any, said: Predictions, targets: Targets) -> Figure:
     cost, owner = matching_cost(said, targets)[0], one_to_one(said, targets)[0]  # (N, M), (N,)
     queries = (owner >= 0).nonzero()[:, 0]
-    figure, axes = panels(1, 2, height=2.9, width_ratios=[1, 1.6])
+    figure, axes = panels(1, 2, width=5.4, height=2.5, width_ratios=[1, 1.6])
     show_image(axes[0, 0], scene.images[0], "objects, matched boxes")
     draw_boxes(axes[0, 0], scene.boxes[0])
     boxes = xyxy_from_cxcywh(said.boxes[0, queries]) * scene.images.shape[-1]
@@ -271,7 +272,7 @@ def draw_costs(style: Style, scene: Any, said: Predictions, targets: Targets) ->
 
 def draw_looks(style: Style, scene: Any, said: Predictions, targets: Targets, looks: Tensor) -> Figure:
     queries = (one_to_one(said, targets)[0] >= 0).nonzero()[:4, 0].tolist()
-    figure, axes = panels(1, len(queries), height=2.1)
+    figure, axes = panels(1, len(queries), width=5.4, height=1.7)
     for ax, query in zip(axes[0], queries, strict=True):
         show_heat(ax, scene.images[0], looks[query], f"query {query}")
         draw_boxes(ax, xyxy_from_cxcywh(said.boxes[0, query, None]) * scene.images.shape[-1])

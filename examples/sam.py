@@ -15,6 +15,7 @@
 # | P | | prompts for each image: the image is encoded once for all of them |
 
 # %%
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
 import math

@@ -16,6 +16,7 @@
 # | $A$ | `weights` | attention weights of all heads, (B, k, N + 1, N + 1) |
 
 # %%
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -93,7 +94,8 @@ def draw_patches(style: Style, photo: Tensor) -> Figure:
     """A photograph (3, 224, 224), and its patches of 32 px with their places in the sequence."""
     tiles = patches_from_images(photo[None], 32).reshape(49, 3, 32, 32)
     figure = Figure(figsize=(5.4, 3.0), layout="constrained")
-    whole, parts = figure.subfigures(1, 2)
+    subfigures: Any = figure.subfigures(1, 2)
+    whole, parts = subfigures
     show_image(whole.subplots(), photo, "224 x 224 pixels")
     parts.suptitle("49 patches, 49 tokens", fontsize=10, fontweight="bold")
     for place, (ax, tile) in enumerate(zip(parts.subplots(7, 7).flat, tiles, strict=True), start=1):
@@ -189,6 +191,7 @@ class ViT(nn.Module):
     def attention(self, images: Tensor) -> Tensor:
         """The attention weights of all blocks, (L, B, k, N + 1, N + 1)."""
         z, found = self.embed(images), []
+        block: Any
         for block in self.blocks:
             found.append(block.attn.weights_and_values(block.norm1(z))[0])
             z = block(z)
@@ -252,10 +255,11 @@ if __name__ == "__main__":
 
 # %%
 def draw_attention(style: Style, images: Tensor, maps: Tensor) -> Figure:
-    """Images (n, C, H, W) from 0 to 1, and over each the map (n, rows, columns) of attention."""
-    figure, axes = panels(1, len(images), width=5.4, height=1.6)
-    for ax, image, heat in zip(axes[0], images, maps, strict=True):
-        show_heat(ax, image.expand(3, -1, -1), heat)
+    """Images (n, C, H, W) from 0 to 1, and below each its map (n, rows, columns) of attention."""
+    figure, axes = panels(2, len(images), width=5.4, height=2.8)
+    for above, below, image, heat in zip(*axes, images, maps, strict=True):
+        show_image(above, image)
+        show_heat(below, image.expand(3, -1, -1), heat)
     return figure
 
 
@@ -272,7 +276,7 @@ if __name__ == "__main__":
         "class_attention",
         partial(draw_attention, images=images[:4], maps=maps),
         caption="Test digits, and where the class token looks in the last block (bright: much).",
-        alt="Four digits under a map of attention weights, one cell for each patch.",
+        alt="Four digits, and below each the same under a map of attention weights.",
     )
 
 # %% [markdown]
@@ -283,7 +287,8 @@ if __name__ == "__main__":
 # %%
 def vit_from_timm(model: nn.Module) -> ViT:
     """A plain ViT of timm (class token, learned positions) in the classes of this file, in evaluation mode."""
-    state, blocks = dict(model.state_dict()), model.get_submodule("blocks")
+    state: dict[str, Any] = dict(model.state_dict())
+    blocks: Any = model.get_submodule("blocks")
     E = state["patch_embed.proj.weight"]  # timm writes the projection as a convolution, (D, C, P, P)
     state["patch_embed.proj.weight"] = E.flatten(1)  # (D, C P P)
     width, channels, patch, _ = E.shape

@@ -1,10 +1,12 @@
 """DETR's claims: is it the one-to-one matching that makes suppression needless, and what does a dense head do better?"""
 
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 from detr import DETR, EMPTY, PRESETS, Predictions, detect, hungarian, loss_of, matching_cost, one_to_one
@@ -13,7 +15,7 @@ from lab.boxes import Targets, grid_points
 from lab.data import Split
 from lab.figures import Figure, Style, draw_boxes, panels, show_image
 from lab.metrics import average_precision, detections_per_object
-from lab.run import Run
+from lab.run import Experiment, Run
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ READ_WITH_NMS = (
     "dense",
 )  # arms that leave duplicates by design are judged after suppression in the search
 TOWERS = {
-    "smoke": (32, 32, 32),
+    "smoke": (28, 28, 24),
     "quick": (64, 64, 40),
     "full": (192, 192, 192, 128),
 }  # as many parameters as the decoder
@@ -158,18 +160,13 @@ def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
     return scores
 
 
-def opened(run: Run, name: str, question: str, arms: Mapping[str, str], **more: object) -> detectors.Experiment:
+def opened(run: Run, experiment: Callable[[Run], None], arms: Iterable[str], **more: Any) -> Experiment:
     """An experiment on the shared scenes, with the sizes and the searches of its arms."""
     benchmark = detectors.BENCHMARKS[run.preset]
-    steps = sum(benchmark.steps)
-    sizes = {arm: {"parameters": count_parameters(build(arm, run.preset)), "steps": steps} for arm in arms}
+    sizes = {arm: count_parameters(build(arm, run.preset)) for arm in arms}
     data = f"{benchmark.scenes[0]:,} digit scenes of {benchmark.canvas} px to train, {benchmark.scenes[1]:,} others to test"
-    largest, floor = max(each["parameters"] for each in sizes.values()), ("AP50 after suppression (%)", FLOOR)
-    found = run.experiment(
-        name, question=question, data=data, parameters=largest, steps=steps, arms=sizes, floor=floor, **more
-    )  # type: ignore[arg-type]
-    found.searches.extend(study.searches_of(run, arms))
-    return found
+    floor = ("AP50 after suppression (%)", FLOOR)
+    return study.opened(run, experiment, data=data, sizes=sizes, steps=sum(benchmark.steps), floor=floor, **more)
 
 
 # Experiments
@@ -180,7 +177,7 @@ def duplicates(run: Run) -> None:
     scores = scores_of(run, tuple(ARMS))
     control = {"control": "The same decoder, trained with several matches for each object, leaves duplicates that the measure "
                "counts.", "result": "boxes_per_object_one_to_many", "above": 2}  # fmt: skip
-    experiment = opened(run, "duplicates", str(duplicates.__doc__), ARMS, power=control)
+    experiment = opened(run, duplicates, ARMS, power=control)
     arms = dict(ARMS) | {f"{arm}_nms": f"{label} and NMS" for arm, label in ARMS.items() if arm != "set"}
     named = scores.renamed({"boxes": "boxes_per_object"})
     study.record(experiment, named, {"boxes_per_object": BOXES, "ap50": AP50}, arms)
@@ -239,7 +236,7 @@ def sizes(run: Run) -> None:
     limit = "Both read one map of stride 8, and objects are no larger than what a convolution sees, so the published gain on "
     limit += "large objects and loss on small ones cannot show here."
     scores, arms = scores_of(run, tuple(ARMS)), {"set": "set", "dense_nms": "dense head with NMS"}
-    experiment = opened(run, "sizes", str(sizes.__doc__), {"set": "", "dense": ""}, cannot_show=limit)
+    experiment = opened(run, sizes, ("set", "dense"), cannot_show=limit)
     by_size = {
         f"ap_{size}": Measure(f"AP, {size}", "%", "no object of this size") for size in ("small", "medium", "large")
     }
@@ -258,7 +255,7 @@ def sizes(run: Run) -> None:
 def convergence(run: Run) -> None:
     """Does set prediction learn more slowly than the dense head?"""
     pair = {"set": "set, no NMS", "dense": "dense head, NMS"}
-    experiment = opened(run, "convergence", str(convergence.__doc__), pair)
+    experiment = opened(run, convergence, pair)
     found = {
         arm: [
             {"steps_to_half": detectors.steps_to_half(each.curve), "last": each.curve[-1][1]}

@@ -1,12 +1,13 @@
 """SAM's claims: are three masks for a click worth more than one, and what do boxes, clicks and a lack of prompts lead to?"""
 
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -115,14 +116,12 @@ def scores_of(run: Run) -> Scores:
     return scores
 
 
-def opened(run: Run, name: str, question: str, arms: Sequence[str], **more: object) -> Experiment:
+def opened(run: Run, experiment: Callable[[Run], None], arms: Iterable[str], **more: Any) -> Experiment:
     preset = PRESETS[run.preset]
-    size = {"parameters": count_parameters(SAM(preset.width)), "steps": preset.steps}
+    sizes = dict.fromkeys(arms, count_parameters(SAM(preset.width)))
     data = f"{preset.images[0]:,} pictures of two nested groups, {SIDE} px, to train; {preset.images[1]} others to test"
-    sizes, floor = dict.fromkeys(arms, size), ("IoU of the best mask", FLOOR)
-    found = run.experiment(name, question=question, data=data, arms=sizes, floor=floor, **size, **more)  # type: ignore[arg-type]
-    found.searches.extend(study.searches_of(run, arms))
-    return found
+    floor = ("IoU of the best mask", FLOOR)
+    return study.opened(run, experiment, data=data, sizes=sizes, steps=preset.steps, floor=floor, **more)
 
 
 # Experiments
@@ -132,7 +131,7 @@ def ambiguity(run: Run) -> None:
     """How much of what a click may mean do three masks find, and does it matter which of them the loss reaches?"""
     limit = "After a few hundred steps the ratings do not yet say which of several nested things a click means, so whether the "
     limit += "best rated of three masks is better or worse than an only mask cannot show here."
-    experiment = opened(run, "ambiguity", str(ambiguity.__doc__), tuple(ARMS), cannot_show=limit)
+    experiment = opened(run, ambiguity, tuple(ARMS), cannot_show=limit)
     scores = scores_of(run)
     measures = {"best_iou": Measure("IoU of the best mask, mean over the annotations", "")}
     study.record(experiment, scores, measures, ARMS)
@@ -214,7 +213,7 @@ def prompting(run: Run) -> None:
         "After a few hundred steps seeds differ too much to tell whether a mask beats the box it came from, filled, or "
     )
     limit += "whether smaller objects are harder."
-    experiment = opened(run, "prompting", str(prompting.__doc__), ["min"], cannot_show=limit)
+    experiment = opened(run, prompting, ["min"], cannot_show=limit)
     models, scores = trained(run, "min"), scores_of(run)
     clicked, boxed = [by_clicks(each) for each in models], [by_box(each) for each in models]
     unseen = [best(answers(e, test=scenes.nested("test", len(e.test.images), e.seed, unseen=True))) for e in models]
@@ -279,7 +278,7 @@ def missing_all(masks: Tensor, annotated: Tensor) -> float:
 def no_prompt(run: Run) -> None:
     """What comes out without a prompt, and what does a grid of prompts return?"""
     limit = "No training of it goes without a prompt, so what comes out then is chance: now and then a whole group."
-    experiment = opened(run, "no_prompt", str(no_prompt.__doc__), ["min"], cannot_show=limit)
+    experiment = opened(run, no_prompt, ["min"], cannot_show=limit)
     models, scores = trained(run, "min"), scores_of(run)
     useless, left = [], []
     for each in models:
@@ -310,7 +309,8 @@ def no_prompt(run: Run) -> None:
 
 def draw_everything(style: Style, first: Trained) -> Figure:
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
-    axes = figure.subplot_mosaic([["image"] * 3 + ["grid"] * 3, ["0", "0", "1", "1", "2", "2"]], height_ratios=[1.5, 1])
+    rows: list[Any] = [["image"] * 3 + ["grid"] * 3, ["0", "0", "1", "1", "2", "2"]]
+    axes = figure.subplot_mosaic(rows, height_ratios=[1.5, 1])
     for name, title in (("image", "image"), ("grid", "grid of clicks")):
         show_image(axes[name], first.test.images[0], title)
     for index, mask in enumerate(everything(first, first.test.images[:1])):
@@ -329,7 +329,7 @@ def ceiling(target: Tensor, steps: int) -> float:
     optimizer = torch.optim.Adam([low], lr=0.3)
     for _ in range(steps):
         optimizer.zero_grad()
-        mask_losses(enlarged(low)[:, None], target[:, None]).mean().backward()  # type: ignore[no-untyped-call]
+        mask_losses(enlarged(low)[:, None], target[:, None]).mean().backward()
         optimizer.step()
     return ious(enlarged(low.detach())[:, 0] > 0, target).nanmean().item()
 

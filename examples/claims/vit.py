@@ -1,12 +1,13 @@
 """ViT's claims: when does it catch up with a CNN of its size, what do positions and stem add, and what does attention cost?"""
 
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -124,18 +125,14 @@ def vits(run: Run) -> list[ViT]:
     return [each.model for each in trained(run, "vit", PRESETS[run.preset].sizes[-1]) if isinstance(each.model, ViT)]
 
 
-def opened(run: Run, name: str, question: str, arms: Sequence[str], **more: object) -> Experiment:
+def opened(run: Run, experiment: Callable[[Run], None], arms: Iterable[str], **more: Any) -> Experiment:
     """An experiment on digits, with the sizes and the searches of its arms."""
     preset = PRESETS[run.preset]
-    sizes = {arm: {"parameters": count_parameters(build_arm(arm, run.preset)), "steps": preset.steps} for arm in arms}
+    sizes = {arm: count_parameters(build_arm(arm, run.preset)) for arm in arms}
     data = f"{' or '.join(map(str, preset.sizes))} digits of {DIGIT} px on {CANVAS} px to train, 300 others to test, "
     data += f"each at {PLACES} places"
-    largest, floor = max(each["parameters"] for each in sizes.values()), ("test accuracy (%)", FLOOR)
-    found = run.experiment(
-        name, question=question, data=data, parameters=largest, steps=preset.steps, arms=sizes, floor=floor, **more
-    )  # type: ignore[arg-type]
-    found.searches.extend(study.searches_of(run, arms))
-    return found
+    floor = ("test accuracy (%)", FLOOR)
+    return study.opened(run, experiment, data=data, sizes=sizes, steps=preset.steps, floor=floor, **more)
 
 
 # Experiments
@@ -205,7 +202,7 @@ def draw_seen(style: Style, masks: Sequence[Tensor], shares: Sequence[float]) ->
 def data_size(run: Run) -> None:
     """How much of the CNN's lead is left as the training set grows?"""
     limit = "To pass a CNN of its size it would need pretraining on millions of images; the largest set is a thousand digits."
-    experiment = opened(run, "data_size", str(data_size.__doc__), tuple(ARMS), cannot_show=limit)
+    experiment = opened(run, data_size, tuple(ARMS), cannot_show=limit)
     sizes, test = dict(zip(("smallest", "largest"), PRESETS[run.preset].sizes, strict=True)), digits_of(run)
     outcomes = {
         arm: [
@@ -250,7 +247,7 @@ def data_size(run: Run) -> None:
 
 def patch_order(run: Run) -> None:
     """What happens if the patches come in another order, with and without position embeddings?"""
-    experiment = opened(run, "patch_order", str(patch_order.__doc__), ("vit", WITHOUT))
+    experiment = opened(run, patch_order, ("vit", WITHOUT))
     images, labels = (each.cpu() for each in digits_of(run))
     images = images.double()  # rounding must not decide between two classes
     shuffled = shuffled_patches(images, PRESETS[run.preset].patch, torch.Generator().manual_seed(0))
@@ -315,7 +312,7 @@ def distance_correlation(vit: ViT) -> float:
 def positions(run: Run) -> None:
     """Do the position embeddings learn that the patches lie on a grid?"""
     limit = "It would need photographs and a finer grid: the border of digits is black, so far borders become alike."
-    experiment, starts = opened(run, "positions", str(positions.__doc__), ("vit",), cannot_show=limit), []
+    experiment, starts = opened(run, positions, ("vit",), cannot_show=limit), []
     for seed in run.seeds:
         seed_everything(seed)
         starts.append(build(PRESETS[run.preset]))

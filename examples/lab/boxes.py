@@ -41,7 +41,8 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     shared = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0).prod(-1)
     union = (a_high - a_low).prod(-1) + (b_high - b_low).prod(-1) - shared
     hull = (torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low)).prod(-1)
-    return shared / union - (hull - union) / hull
+    out: Tensor = shared / union - (hull - union) / hull
+    return out
 
 
 def suppressed(found: dict[str, Tensor], iou: float = 0.5) -> dict[str, Tensor]:

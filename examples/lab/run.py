@@ -184,9 +184,9 @@ class Run:
                 f"experiment {name!r}: power needs control, result, and above or below, not {sorted(power)}"
             )
         limit = {"what": floor[0], "value": floor[1]} if floor else None
-        arms = {arm: dict(sizes) for arm, sizes in (arms or {}).items()}
-        more = (arms, limit, dict(power) if power else None, cannot_show)
-        experiment = Experiment(self, name, question, data, parameters, steps, *more)
+        sizes = {arm: dict(each) for arm, each in (arms or {}).items()}
+        control = dict(power) if power else None
+        experiment = Experiment(self, name, question, data, parameters, steps, sizes, limit, control, cannot_show)
         self._experiments.append(experiment)
         return experiment
 

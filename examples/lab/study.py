@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -99,6 +99,37 @@ def measured(run: Run, arms: Iterable[str], measure: Callable[[str, int], Outcom
     return Scores(run.seeds, outcomes)
 
 
+def opened(
+    run: Run,
+    experiment: Callable[[Run], None],
+    *,
+    data: str,
+    sizes: Mapping[str, int],
+    steps: int,
+    floor: tuple[str, float] | None = None,
+    power: Mapping[str, Any] | None = None,
+    cannot_show: str | None = None,
+) -> Experiment:
+    """Opens the experiment that a function makes: its name, its docstring as the question, its arms and their searches.
+
+    `sizes` are the parameters of each arm; see `Run.experiment` for the rest.
+    """
+    arms = {arm: {"parameters": count, "steps": steps} for arm, count in sizes.items()}
+    found = run.experiment(
+        experiment.__name__,
+        question=str(experiment.__doc__),
+        data=data,
+        parameters=max(sizes.values()),
+        steps=steps,
+        arms=arms,
+        floor=floor,
+        power=power,
+        cannot_show=cannot_show,
+    )
+    found.searches.extend(searches_of(run, sizes))
+    return found
+
+
 def record(experiment: Experiment, scores: Scores, measures: Mapping[str, Measure], arms: Mapping[str, str]) -> None:
     """Records each measure of each arm as ``<measure>_<arm>``; `arms` maps arms to the names that readers see."""
     for name, (label, unit, undefined) in measures.items():
@@ -141,7 +172,7 @@ def search(
     return {arm: kept[what]["arms"][arm]["chosen"] for arm in names}
 
 
-def searches_of(run: Run, arms: Iterable[str]) -> list[dict[str, object]]:
+def searches_of(run: Run, arms: Iterable[str]) -> list[dict[str, Any]]:
     """The searches of some arms as the record holds them."""
     path = _kept_at(run.slug)
     kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
