@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from conftest import Command, edit
 
-from scripts.cards import Library, load_library
-from scripts.evidence import Verdict, check_reported, check_shown, judge
-from scripts.numbers import differences, find, published
+from scripts.cards.claims import Claim, Reported, Shown
+from scripts.cards.library import Library, load_library
+from scripts.evidence.published import differences, find, published
+from scripts.evidence.runs import check_shown
+from scripts.evidence.verdicts import Verdict, check_reported, judge
 from scripts.project import Project
-from scripts.schema import Claim, Reported, Shown
 
 
 @pytest.fixture
