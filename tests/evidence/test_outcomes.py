@@ -85,7 +85,9 @@ def test_samples_without_spread_have_an_interval_without_width() -> None:
         ((None, None), INCONCLUSIVE),
     ],
 )
-def test_an_outcome_needs_all_seeds_and_the_interval_on_one_side(values: tuple[float | None, ...], outcome: Outcome) -> None:
+def test_an_outcome_needs_all_seeds_and_the_interval_on_one_side(
+    values: tuple[float | None, ...], outcome: Outcome
+) -> None:
     assert found(values, above=0) is outcome
     assert found(tuple(None if value is None else -value for value in values), below=0) is outcome
 
@@ -149,7 +151,9 @@ def test_a_seed_that_failed_with_a_value_counts_as_little() -> None:
     assert (finding.outcome, finding.remark) == (INCONCLUSIVE, "below the floor")
 
 
-@pytest.mark.parametrize("other", [result(0.1, None, 0.2), result(0.1, 0.2, 0.3, failed=({"reason": "it did not train"},))])
+@pytest.mark.parametrize(
+    "other", [result(0.1, None, 0.2), result(0.1, 0.2, 0.3, failed=({"reason": "it did not train"},))]
+)
 @pytest.mark.parametrize("bound", ["y", "beta/x"])
 def test_a_failed_seed_of_the_bound_leaves_it_open_too(bound: str, other: Any) -> None:
     runs = {"alpha": record({"x": result(1, 1.1, 1.2), "y": other}), "beta": record({"x": other})}
@@ -199,7 +203,9 @@ def test_the_power_is_that_of_the_experiment_of_the_result() -> None:
         (None, {"above": 0.4}, INCONCLUSIVE),
     ],
 )
-def test_an_exact_result_knows_no_chance_and_needs_no_control(value: float, bound: dict[str, Any], outcome: Outcome) -> None:
+def test_an_exact_result_knows_no_chance_and_needs_no_control(
+    value: float, bound: dict[str, Any], outcome: Outcome
+) -> None:
     runs = {"alpha": record({"x": result(value, exact=True), "y": result(0.3, exact=True)})}
     finding = check_shown("alpha", Shown(result="x", **bound), runs)
     assert finding.outcome is outcome
@@ -208,7 +214,8 @@ def test_an_exact_result_knows_no_chance_and_needs_no_control(value: float, boun
 
 
 @pytest.mark.parametrize(
-    ("seeds", "outcome"), [((0.1, 0.2, 0.3), SUPPORTS), ((0.1, 0.2, 0.9), INCONCLUSIVE), ((0.1, 0.2, 0.499), INCONCLUSIVE)]
+    ("seeds", "outcome"),
+    [((0.1, 0.2, 0.3), SUPPORTS), ((0.1, 0.2, 0.9), INCONCLUSIVE), ((0.1, 0.2, 0.499), INCONCLUSIVE)],
 )
 def test_an_exact_result_is_held_against_every_seed_of_another_one(seeds: tuple[float, ...], outcome: Outcome) -> None:
     runs = {"alpha": record({"x": result(0.5, exact=True), "y": result(*seeds)})}

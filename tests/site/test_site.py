@@ -148,8 +148,8 @@ def test_the_interface_holds_every_field_of_its_contract(api: dict[str, Any]) ->
 
 
 def test_the_interface_says_what_the_card_and_the_run_say(api: dict[str, Any]) -> None:
-    assert [claim["verdict"] for claim in api["pros"]] == ["shown", "both", "reported"]
-    assert [claim["verdict"] for claim in api["cons"]] == ["not shown here", "noted", "corrected"]
+    assert [claim["verdict"] for claim in api["pros"]] == ["shown", "published + shown", "published"]
+    assert [claim["verdict"] for claim in api["cons"]] == ["inconclusive", "noted", "corrected"]
     assert api["variants"][0]["params_m"]["reported"] == 1.5
     assert api["variants"][0]["macs_g"]["reported"] == 2
     assert api["example"]["status"] == "ok"
@@ -168,7 +168,7 @@ def test_files_that_the_interface_names_exist(tiny: Project, api: dict[str, Any]
 def test_each_figure_of_an_example_stands_on_its_page_after_its_code(tiny: Project, api: dict[str, Any]) -> None:
     page = (tiny.docs / "examples/alpha.md").read_text("utf-8")
     assert page.count('id="figure-margin"') == 1
-    assert page.index('figure("margin"') < page.index('id="figure-margin"') < page.index("## What came out")
+    assert page.index('figure("margin"') < page.index('id="figure-margin"') < page.index("{ #results }")
 
 
 def test_a_notebook_holds_the_cells_of_its_script(tiny: Project, api: dict[str, Any]) -> None:
