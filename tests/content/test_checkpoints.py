@@ -35,6 +35,9 @@ SAYS_OTHERWISE = re.compile(r"processor|preprocess|input|mean|config|[Mm]odel ca
 """What a source names that was opened for the input, where that is not the default of the installed library."""
 
 
+WRONG_INPUTS: list[dict[str, Any]] = [{"size": "96 x 96"}, {"mean": (0.1, 0.1, 0.1)}, {"deviation": ()}]
+
+
 class Stated(NamedTuple):
     """A checkpoint with its card."""
 
@@ -85,7 +88,8 @@ def stated(name: str) -> list[Any]:
 
 
 def one_of(name: str, has: Callable[[Stated], bool] = lambda _: True) -> Stated:
-    return next(each.values[0] for each in stated(name) if has(each.values[0]))
+    found: Stated = next(each.values[0] for each in stated(name) if has(each.values[0]))
+    return found
 
 
 def different(what: str, card: Sequence[float], installed: Sequence[float]) -> Iterator[str]:
@@ -128,9 +132,9 @@ def test_timm_has_the_weights_and_takes_the_same_input(told: Stated) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"name": "vit_none_patch16_224.augreg_in1k"}, {"class_": "load"}, {"size": "96 x 96"}, {"mean": (0.1, 0.1, 0.1)}, {"deviation": ()}],
+    [{"name": "vit_none_patch16_224.augreg_in1k"}, {"class_": "load"}, *WRONG_INPUTS],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_line_on_timm_is_found(broken: dict[str, Any]) -> None:
     assert list(timm_problems(one_of("timm").but(**broken)))
 
@@ -191,9 +195,9 @@ def test_torchvision_has_the_weights_the_input_and_the_figures(told: Stated) -> 
 @pytest.mark.parametrize("output", ["boxes", "classes"])
 @pytest.mark.parametrize(
     "broken",
-    [{"name": "Swin_T_Weights.COCO_V9"}, {"class_": "resnet18"}, {"size": "96 x 96"}, {"mean": (0.1, 0.1, 0.1)}, {"deviation": ()}],
+    [{"name": "Swin_T_Weights.COCO_V9"}, {"class_": "resnet18"}, *WRONG_INPUTS],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_line_on_torchvision_is_found(broken: dict[str, Any], output: str) -> None:
     told = one_of("torchvision", lambda each: each.checkpoint.output == output)
     assert list(torchvision_problems(told.but(**broken)))
@@ -236,7 +240,7 @@ def processor_problems(told: Stated, processor: Any) -> Iterator[str]:
 def sizes_of(processor: Any) -> set[int]:
     size = getattr(processor, "crop_size", None) or processor.size
     sides = ("height", "width", "shortest_edge", "longest_edge")
-    return {getattr(size, side, None) for side in sides} - {None}
+    return {int(pixels) for side in sides if (pixels := getattr(size, side, None))}
 
 
 @functools.cache
@@ -261,9 +265,9 @@ def test_transformers_has_the_class_and_takes_the_same_input(told: Stated) -> No
 
 @pytest.mark.parametrize(
     "broken",
-    [{"name": "no name"}, {"class_": "DetrForNothing"}, {"size": "96 x 96"}, {"mean": (0.1, 0.1, 0.1)}, {"deviation": ()}],
+    [{"name": "no name"}, {"class_": "DetrForNothing"}, *WRONG_INPUTS],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_line_on_transformers_is_found(broken: dict[str, Any]) -> None:
     told = one_of("transformers", lambda each: each.checkpoint.load.class_ == "DetrForObjectDetection")
     assert list(transformers_problems(told.but(**broken)))
