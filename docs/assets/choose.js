@@ -36,7 +36,8 @@
       const against = said.filter(({ no }) => no);
       const unknown = said.filter((each) => each.unknown).map((each) => each.unknown);
       if (!candidate.loads) unknown.unshift("no weights to load are listed on its card");
-      if (against.length) groups.out.push({ candidate, reasons: against.map(({ no }) => no), relax: against.length === 1 ? against[0].question : null });
+      const elsewhere = against.some(({ question }) => question.rule.fact === "tasks");
+      if (against.length) groups.out.push({ candidate, reasons: against.map(({ no }) => no), relax: against.length === 1 ? against[0].question : null, elsewhere });
       else if (unknown.length) groups.may.push({ candidate, reasons: unknown });
       else groups.fits.push({ candidate, reasons: [] });
     }
@@ -159,7 +160,11 @@
     const show = (id, entries) => by(id).replaceChildren(...entries.map((each) => item(each, answers)));
     show("choose-fits", fits);
     show("choose-maybe", may);
-    show("choose-out", out);
+    const elsewhere = out.filter((each) => each.elsewhere);
+    show("choose-out", out.filter((each) => !each.elsewhere));
+    show("choose-other", elsewhere.map((each) => ({ ...each, relax: null })));
+    by("choose-elsewhere").hidden = !elsewhere.length;
+    by("choose-elsewhere-count").textContent = elsewhere.length;
     by("choose-may").hidden = !may.length;
     by("choose-left").hidden = !out.length;
     const slugs = [...new Set([...fits, ...may].map(({ candidate }) => candidate.slug))];

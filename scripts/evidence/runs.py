@@ -92,8 +92,8 @@ def interval_of_difference(a: Sequence[float], b: Sequence[float]) -> tuple[floa
     mean, total = statistics.fmean(a) - statistics.fmean(b), sum(parts)
     if total == 0:
         return mean, mean
-    freedom = total**2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, (a, b), strict=True))
-    half = _t(math.floor(freedom)) * math.sqrt(total)
+    freedom = 1 / sum((part / total) ** 2 / (len(each) - 1) for part, each in zip(parts, (a, b), strict=True))
+    half = _t(max(math.floor(freedom), 1)) * math.sqrt(total)
     return mean - half, mean + half
 
 
@@ -113,27 +113,53 @@ def check_shown(slug: str, assertion: Shown, records: Mapping[str, Record]) -> F
     owner = owner or slug
     text = _text(name, assertion)
     try:
-        result = _result(owner, name, records)
-        margins, band = _margins(assertion, owner, result, records)
+        held = _held(owner, assertion, records)
+        outcome, remark = held.outcome, held.remark
+        if outcome is Outcome.CONTRADICTS and not held.exact:
+            outcome, remark = _with_power(owner, name, records)
     except LookupError as error:
         return Finding(text, Outcome.NONE, str(error.args[0]))
-    outcome, remark = _outcome(result, margins, band)
-    if outcome is Outcome.CONTRADICTS and not result.exact:
-        outcome, remark = _with_power(records[owner], result)
+    result, margins = held.result, held.margins
     observed = Observed(
-        owner, name, result.experiment, result.values, result.mean, result.unit, result.meaning, result.exact, band,
+        owner, name, result.experiment, result.values, result.mean, result.unit, result.meaning, result.exact, held.band,
         min(margins, default=None), max(margins, default=None), _rival(assertion, records),
     )  # fmt: skip
     return Finding(text, outcome, remark, observed=observed)
 
 
-def _outcome(result: Result, margins: Sequence[float], band: tuple[float, float] | None) -> tuple[Outcome, str]:
+Band = tuple[float, float] | None
+"""The interval of the distances to a bound, where there is one."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A result held against its bound; `margins`: of each seed, positive where the assertion holds."""
+
+    result: Result
+    margins: list[float]
+    band: Band
+    exact: bool
+    """Neither side depends on chance."""
+    outcome: Outcome
+    remark: str
+
+
+def _held(owner: str, assertion: Shown, records: Mapping[str, Record]) -> _Held:
+    """Raises LookupError where there is no run, or nothing that may be compared."""
+    result = _result(owner, assertion.result.rpartition("/")[2], records)
+    bound = next((each for each in (assertion.above, assertion.below) if isinstance(each, str)), None)
+    sides = [result, *([_bound(bound, owner, assertion, result, records)] if bound else [])]
+    margins, band = _margins(assertion, sides)
+    return _Held(result, margins, band, all(side.exact for side in sides), *_outcome(sides, margins, band))
+
+
+def _outcome(sides: Sequence[Result], margins: Sequence[float], band: Band) -> tuple[Outcome, str]:
     """From the distances to the bound and their interval, with the reason where nothing can be said."""
-    if result.exact:
+    failed = sorted({str(each["reason"]) for side in sides for each in side.failed})
+    if failed or any(None in side.values for side in sides):
+        return Outcome.INCONCLUSIVE, "; ".join(failed) or "it is undefined for a seed"
+    if all(side.exact for side in sides):
         return (Outcome.SUPPORTS if margins[0] > 0 else Outcome.CONTRADICTS), ""
-    if result.failed or None in result.values:
-        reasons = sorted({str(each["reason"]) for each in result.failed}) or ["it is undefined for a seed"]
-        return Outcome.INCONCLUSIVE, "; ".join(reasons)
     if band is None:
         return Outcome.INCONCLUSIVE, "one seed says nothing about chance"
     if min(margins) > 0 and band[0] > 0:
@@ -144,63 +170,61 @@ def _outcome(result: Result, margins: Sequence[float], band: tuple[float, float]
     return Outcome.INCONCLUSIVE, "chance is not ruled out" if agree else "the seeds do not agree"
 
 
-def _with_power(record: Record, result: Result) -> tuple[Outcome, str]:
+def _with_power(owner: str, name: str, records: Mapping[str, Record]) -> tuple[Outcome, str]:
     """An effect that is missing counts only where a control of the experiment shows that it would have been seen."""
-    experiment = record.experiment_of(next(name for name, each in record.results.items() if each is result))
+    experiment = records[owner].experiment_of(name)
     power = experiment.power if experiment else None
     if power is None:
         return Outcome.INCONCLUSIVE, "nothing shows that this experiment would have seen the effect"
     control = Shown(**{"result": power["result"], **{k: power[k] for k in ("above", "below") if k in power}})
-    seen = _outcome(
-        record.results[power["result"]], *_margins(control, "", record.results[power["result"]], {"": record})
-    )
-    if seen[0] is not Outcome.SUPPORTS:
+    if _held(owner, control, records).outcome is not Outcome.SUPPORTS:
         return Outcome.INCONCLUSIVE, f"the control does not show it either: {power['control']}"
     return Outcome.CONTRADICTS, ""
 
 
-Margins = tuple[list[float], tuple[float, float] | None]
-"""Distance of each defined value to the bound, positive where the assertion holds, and their interval."""
-
-
-def _margins(assertion: Shown, owner: str, result: Result, records: Mapping[str, Record]) -> Margins:
-    """Raises LookupError for a bound that cannot be compared."""
+def _margins(assertion: Shown, sides: Sequence[Result]) -> tuple[list[float], Band]:
+    """The distance of each seed to the bound, positive where the assertion holds, and their interval."""
+    result = sides[0]
     if assertion.between:
-        low, high = assertion.between
-        distances = [min(value - low, high - value) + INCLUDED for value in result.defined]
-        if result.exact or len(distances) < 2:
-            return distances, None
-        ends = interval(result.defined)
-        straddles = ends[0] < low and ends[1] > high
-        most = high - low if straddles else max(min(end - low, high - end) for end in ends)
-        return distances, (min(ends[0] - low, high - ends[1]) + INCLUDED, most)
-    bound = assertion.above if assertion.above is not None else assertion.below
-    assert bound is not None
-    sign = 1 if assertion.above is not None else -1
-    if not isinstance(bound, str):
+        return _margins_between(*assertion.between, result)
+    sign, bound = (1, assertion.above) if assertion.above is not None else (-1, assertion.below)
+    if len(sides) == 1:
+        assert isinstance(bound, float | int)
         return _with_interval([sign * (value - bound) for value in result.defined], result.exact)
-    other = _bound(bound, assertion, owner, result, records)
-    pairs = [
-        sign * (value - limit)
-        for seed, value in enumerate(result.values)
-        if value is not None and (limit := other.values[min(seed, len(other.values) - 1)]) is not None
-    ]
-    if "/" in bound and not result.exact and min(len(result.defined), len(other.defined)) > 1:
+    other = sides[1]
+    seeds = max(len(result.values), len(other.values))
+    values, limits = (each.values * seeds if each.exact else each.values for each in sides)
+    pairs = [sign * (a - b) for a, b in zip(values, limits, strict=False) if a is not None and b is not None]
+    apart = isinstance(bound, str) and "/" in bound
+    if apart and not (result.exact or other.exact) and min(len(result.defined), len(other.defined)) > 1:
         low, high = interval_of_difference(result.defined, other.defined)
         return pairs, (low, high) if sign > 0 else (-high, -low)
-    return _with_interval(pairs, result.exact)
+    return _with_interval(pairs, result.exact and other.exact)
 
 
-def _with_interval(margins: list[float], exact: bool) -> Margins:
+def _margins_between(low: float, high: float, result: Result) -> tuple[list[float], Band]:
+    distances = [min(value - low, high - value) + INCLUDED for value in result.defined]
+    if result.exact or len(distances) < 2:
+        return distances, None
+    ends = interval(result.defined)
+    straddles = ends[0] < low and ends[1] > high
+    most = high - low if straddles else max(min(end - low, high - end) for end in ends)
+    return distances, (min(ends[0] - low, high - ends[1]) + INCLUDED, most)
+
+
+def _with_interval(margins: list[float], exact: bool) -> tuple[list[float], Band]:
     return margins, None if exact or len(margins) < 2 else interval(margins)
 
 
-def _bound(bound: str, assertion: Shown, owner: str, result: Result, records: Mapping[str, Record]) -> Result:
-    """A bound that is itself a result; of another run only the same measure, over as many seeds."""
+def _bound(bound: str, owner: str, assertion: Shown, result: Result, records: Mapping[str, Record]) -> Result:
+    """A bound that is itself a result: of the same seeds, or of another run the same measure over as many."""
     other, _, name = bound.rpartition("/")
     found = _result(other or owner, name, records)
-    if other and (name != assertion.result.rpartition("/")[2] or len(found.values) != len(result.values)):
+    as_many = len(found.values) == len(result.values)
+    if other and not (as_many and name == assertion.result.rpartition("/")[2]):
         raise LookupError(f"{bound}: two runs are compared only in the same measure, over as many seeds")
+    if not (as_many or found.exact or result.exact):
+        raise LookupError(f"{bound}: two results are compared only over the same seeds")
     return found
 
 

@@ -52,6 +52,11 @@ class Cost:
     """Counted here, where no source prints it."""
 
 
+def named(variant: str, framework: str | None) -> str:
+    """`Swin-T in Cascade Mask R-CNN`; a variant in no framework by its name alone."""
+    return f"{variant} in {framework}" if framework else variant
+
+
 def system_of(number: Published) -> System:
     """The system that a published number is of."""
     c = number.conditions

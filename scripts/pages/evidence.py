@@ -10,7 +10,7 @@ from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.runs import Outcome
 from scripts.evidence.verdicts import Judged
-from scripts.pages.environment import ordered, template
+from scripts.pages.environment import LEGEND, ordered, template
 from scripts.pages.writer import common
 
 
@@ -45,7 +45,7 @@ def page(knowledge: Knowledge) -> str:
     rows = [row for card in knowledge.cards for row in _claim_rows(card, knowledge)]
     return template("evidence.md.j2").render(
         common(knowledge, "../") | {
-            "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
+            "legend": LEGEND, "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
             "tested": sum(share["tested"] for share in shares),
         }
     )  # fmt: skip

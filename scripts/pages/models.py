@@ -8,7 +8,7 @@ from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import own_size
-from scripts.pages.environment import LEGEND, ordered, template
+from scripts.pages.environment import ordered, template
 from scripts.pages.writer import common
 
 
@@ -25,19 +25,9 @@ def own_sizes(card: Card, knowledge: Knowledge, metric: str) -> list[float]:
 
 
 def page(knowledge: Knowledge) -> str:
-    return grid(knowledge, "models.md.j2", root="../")
-
-
-def grid(knowledge: Knowledge, template_name: str, root: str) -> str:
-    """Every model in brief, those with a figure first."""
-    verdicts = ordered(knowledge.verdicts())
-    entries = sorted((entry(card, knowledge) for card in knowledge.cards), key=lambda entry: entry["hero"] is None)
-    return template(template_name).render(
-        common(knowledge, root) | {
-            "entries": entries, "verdicts": verdicts,
-            "claims_count": sum(verdicts.values()), "legend": LEGEND,
-        }
-    )  # fmt: skip
+    """The text of `models/index.md`: every model in brief, those with a figure first."""
+    entries = sorted((entry(card, knowledge) for card in knowledge.cards), key=lambda each: each["hero"] is None)
+    return template("models.md.j2").render(common(knowledge, "../") | {"entries": entries})
 
 
 def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:

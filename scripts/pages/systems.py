@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from scripts.cards.schema import Card
 from scripts.evidence.published import Published
-from scripts.evidence.systems import Cost
+from scripts.evidence.systems import Cost, named
 
 
 def system_name(card: Card, number: Published) -> str:
-    """`Swin-T in Cascade Mask R-CNN`; a variant in no framework by its name alone."""
-    name, framework = card.variants[number.variant].name, number.conditions.framework
-    return f"{name} in {framework}" if framework else name
+    """The system that a number is of, by its name."""
+    return named(card.variants[number.variant].name, number.conditions.framework)
 
 
 def told(cost: Cost | None) -> str:

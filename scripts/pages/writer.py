@@ -6,6 +6,7 @@ import functools
 import html
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from markupsafe import Markup, escape
 
@@ -22,13 +23,24 @@ from scripts.evidence.verdicts import Judged
 from scripts.pages.environment import front, short, slugify
 
 
+def report(repository: str, card: str, said: str = "") -> str:
+    """Where to say that something on a page is wrong, filled in as far as the host of the repository can be."""
+    fields = {"template": "wrong-fact.yml", "title": f"Wrong fact: {card}", "card": card, "said": said}
+    if urlsplit(repository).hostname == "github.com":
+        return f"{repository}/issues/new?{urlencode({name: text for name, text in fields.items() if text})}"
+    text = {"issue[title]": fields["title"], "issue[description]": said}
+    return f"{repository}/-/issues/new?{urlencode({name: value for name, value in text.items() if value})}"
+
+
 def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[str, Any]:
     """What every template may use; `root` leads from the page to that of the site."""
     writer = Writer(knowledge, root, card)
     return {
         "root": root, "repository": knowledge.about.repository, "front": front, "prose": writer.prose,
         "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
-        "evidence_link": writer.evidence_link, "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
+        "evidence_link": writer.evidence_link,
+        "report": functools.partial(report, knowledge.about.repository),
+        "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from scripts.architectures.definitions import real_time_detrs
 from scripts.architectures.definitions.libraries import Size, known
 from scripts.architectures.definitions.lora import adapt
 
@@ -309,6 +310,7 @@ def _vjepa2(width: int, heads: int, layers: int, ratio: float, size: Size) -> nn
 
 
 TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
+    **real_time_detrs.MODELS,
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 from conftest import ROOT
 
-from scripts import licensing
-from scripts.cards import Library, load_library
-from scripts.knowledge import Knowledge
-from scripts.schema import Card
+from scripts.cards.library import Library, load_library
+from scripts.cards.schema import Card
+from scripts.evidence import terms
+from scripts.evidence.knowledge import Knowledge
 
 NEEDS = {
     "accuracy": r"\b(most|highest|best)\b.*\b(accura|masks|benchmark)|\baccuracy counts\b",
@@ -91,7 +91,7 @@ def contradictions(step: Step, knowledge: Knowledge) -> Iterator[str]:
     for words, task in TASKS.items():
         if re.search(words, step.when, re.IGNORECASE) and not any(re.search(task, each) for each in card.tasks):
             yield f"{step}: its tasks are {', '.join(card.tasks)}"
-    verdict = licensing.uses(card, knowledge)["closed product"]
+    verdict = terms.uses(card, knowledge)["closed product"]
     if "closed product" in step.needs and verdict != "yes":
         yield f"{step}: {verdict} in a closed product"
     if verdict != "yes" and not BOUND.search(step.when):
