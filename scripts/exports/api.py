@@ -15,6 +15,7 @@ from scripts.evidence.published import Published, index, own_size
 from scripts.evidence.runs import Finding, Outcome
 from scripts.evidence.systems import SIZES, TRAINING, Cost, System, cost, measured_times, systems_of, times
 from scripts.evidence.verdicts import Judged, joined
+from scripts.exports import checkpoints
 
 
 def overview(knowledge: Knowledge) -> dict[str, str]:
@@ -66,6 +67,7 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         "systems": [
             _system(system, numbers, knowledge) for system, numbers in systems_of(knowledge, card.slug).items()
         ],
+        "checkpoints": checkpoints.checkpoints(card),
         "anatomy": _anatomy(card.slug, knowledge.studies.anatomies.get(card.slug)),
         "scaling": [_sweep(measured) for measured in knowledge.studies.of(card.slug)],
         "example": _example(card, knowledge),

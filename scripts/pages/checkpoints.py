@@ -1,0 +1,67 @@
+"""The part of a model's page that says how its weights are loaded: the best checkpoint's snippet, and all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from scripts.cards.releases import Checkpoint, Input
+from scripts.cards.schema import Card
+from scripts.checkpoints.snippets import snippet
+from scripts.evidence.knowledge import Knowledge
+from scripts.exports.checkpoints import best, release_of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as the page shows it."""
+
+    id: str
+    checkpoint: Checkpoint
+    variant: str
+    licence: str | None
+    input: str
+    lines: str | None
+    """The snippet, if there is one."""
+
+    @property
+    def snippet(self) -> Markup | None:
+        """The lines as they stand between fences of Markdown, which escapes them itself; a card's names hold no line end."""
+        return Markup(self.lines) if self.lines else None
+
+
+def view(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+    """What the template takes; None for a card without checkpoints."""
+    if not card.checkpoints:
+        return None
+    shown = {key: _loaded(key, checkpoint, card) for key, checkpoint in card.checkpoints.items()}
+    first = best(card, knowledge)
+    assert first is not None
+    return {"best": shown[first], "all": list(shown.values())}
+
+
+def _loaded(key: str, checkpoint: Checkpoint, card: Card) -> Loaded:
+    variant, _, _ = checkpoint.system.partition("/")
+    release = release_of(card, checkpoint)
+    return Loaded(
+        key,
+        checkpoint,
+        card.variants[variant].name if variant in card.variants else variant,
+        release.weights if release else None,
+        input_text(checkpoint.input),
+        snippet(checkpoint),
+    )
+
+
+def input_text(taken: Input) -> str:
+    """`RGB in [0, 1], mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225, sides divisible by 32`."""
+    low, high = (f"{bound:g}" for bound in taken.range)
+    parts = [f"{taken.channels} in [{low}, {high}]"]
+    for name in ("mean", "deviation"):
+        if values := getattr(taken, name):
+            parts.append(f"{name} {' '.join(f'{value:g}' for value in values)}")
+    if taken.divisible_by > 1:
+        parts.append(f"sides divisible by {taken.divisible_by}")
+    return ", ".join(parts)

@@ -1,0 +1,243 @@
+"""Each kind of snippet runs as a reader would run it, on tiny random weights that lie in the caches of the libraries."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snapshots import WRITERS, write_timm, write_torchvision
+from test_snippets import CHECKPOINTS, checkpoint
+
+from scripts.cards.releases import Checkpoint
+from scripts.checkpoints.snippets import CLIPS, LIBRARIES, snippet
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
+
+HEIGHT, WIDTH = 80, 120  # of the photograph
+Names = dict[str, Any]
+
+ALSO = (  # kinds that cards may have, and those of today have not
+    checkpoint("transformers", "DetrForObjectDetection", "facebook/detr-resnet-50", "boxes"),
+    checkpoint("transformers", "ViTForImageClassification", "google/vit-base-patch16-224", "classes"),
+    checkpoint("transformers", "SamModel", "facebook/sam-vit-base", "masks of a prompt"),
+)
+
+
+def kinds() -> dict[str, Checkpoint]:
+    """The first checkpoint of each class and output of transformers."""
+    found: dict[str, Checkpoint] = {}
+    for each in (*CHECKPOINTS.values(), *ALSO):
+        if each.load.library == "transformers":
+            found.setdefault(f"{each.load.class_}, {each.output}", each)
+    return found
+
+
+KINDS = {name: each for name, each in kinds().items() if each.load.class_ in WRITERS}
+
+
+def run(lines: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+    """What a snippet leaves behind, run beside the picture; nothing is too unlikely to be found."""
+    assert lines is not None
+    monkeypatch.chdir(folder)
+    names: Names = {}
+    exec(re.sub(r"threshold=0\.\d+", "threshold=0.0", lines), names)
+    return names
+
+
+def is_boxes(names: Names) -> None:
+    found = names["found"]
+    assert found["boxes"].shape == (len(found["scores"]), 4)
+    assert len(found["scores"]) == len(found["labels"]) > 0
+    assert found["boxes"].max() > 1  # in pixels, not in shares of the picture
+    assert {names["model"].config.id2label[n] for n in found["labels"].tolist()} <= {f"thing {n}" for n in range(6)}
+
+
+def is_segments(names: Names) -> None:
+    found = names["found"]
+    assert found["segmentation"].shape == (HEIGHT, WIDTH)
+    assert all({"id", "label_id", "score"} <= set(segment) for segment in found["segments_info"])
+
+
+def is_semantic(names: Names) -> None:
+    assert names["classes"].shape == (HEIGHT, WIDTH)
+    assert set(names["classes"].unique().tolist()) <= set(range(6))
+
+
+def is_features(names: Names) -> None:
+    shapes = {
+        "dinov3_vit": (1, 1 + 4 + 4 * 4, 16),  # class token, four registers, a patch for each 16 x 16 of 64 x 64 pixels
+        "dinov3_convnext": (1, 1 + 2 * 2, 16),  # the mean, then a map at a stride of 32, row by row
+    }
+    assert names["outputs"].last_hidden_state.shape == shapes[names["model"].config.model_type]
+    assert names["outputs"].pooler_output.shape[0] == 1
+
+
+def is_masks(names: Names) -> None:
+    masks = names["masks"]
+    assert masks.shape == (1, 3, HEIGHT, WIDTH)
+    assert masks.dtype.is_floating_point is False
+    assert names["outputs"].iou_scores.shape[-1] == 3
+
+
+def is_masks_of_a_text(names: Names) -> None:
+    found = names["found"]
+    assert found["masks"].shape == (len(found["scores"]), HEIGHT, WIDTH)
+    assert found["boxes"].shape == (len(found["scores"]), 4)
+
+
+def is_boxes_of_a_text(names: Names) -> None:
+    found = names["found"]
+    assert found["boxes"].shape == (len(found["scores"]), 4)
+    assert all(isinstance(text, str) for text in found["text_labels"])
+
+
+def is_classes(names: Names) -> None:
+    assert len(names["best"].indices) == 5
+    assert names["best"].values.tolist() == sorted(names["best"].values.tolist(), reverse=True)
+
+
+def is_features_of_a_clip(names: Names) -> None:
+    assert names["features"].shape == (1, (4 // 2) * 2 * 2, 24)  # tubelets of two frames by 16 x 16 pixels of 32 x 32
+
+
+def is_masks_of_a_clip(names: Names) -> None:
+    assert names["found"].frame_idx == 3  # the last one
+
+
+def is_depth(names: Names) -> None:
+    assert names["depth"].shape == (HEIGHT, WIDTH)
+
+
+def is_similarity(names: Names) -> None:
+    assert names["outputs"].logits_per_image.shape == (1, len(names["texts"]))
+
+
+def write_frames(photograph: Path) -> None:
+    """Four frames of a clip, all alike."""
+    folder = photograph.parent / "frames"
+    folder.mkdir()
+    for number in range(4):
+        shutil.copy(photograph, folder / f"{number}.jpg")
+
+
+FORMS: dict[str, Callable[[Names], None]] = {
+    "boxes": is_boxes,
+    "classes": is_classes,
+    "boxes and masks": is_segments,
+    "panoptic map": is_segments,
+    "semantic map": is_semantic,
+    "features": is_features,
+    "masks of a prompt": is_masks,
+    "masks of a text": is_masks_of_a_text,
+    "boxes of a text": is_boxes_of_a_text,
+    "classes of a clip": is_classes,
+    "features of a clip": is_features_of_a_clip,
+    "masks of a clip": is_masks_of_a_clip,
+    "depth": is_depth,
+    "similarity to texts": is_similarity,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_snippet_of_transformers_gives_what_the_card_states(
+    kind: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    each = KINDS[kind]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    if each.output in CLIPS:
+        write_frames(photograph)
+    capsys.readouterr()
+    FORMS[each.output](run(snippet(each), photograph.parent, monkeypatch))
+    assert capsys.readouterr().out.strip()
+
+
+def test_each_kind_of_the_cards_is_run_but_those_without_a_tiny_configuration() -> None:
+    assert {each.load.class_ for each in kinds().values()} - set(WRITERS) <= {"Sam3VideoModel"}
+    assert {each.load.library for each in CHECKPOINTS.values()} & set(LIBRARIES) <= {
+        "transformers",
+        "timm",
+        "torchvision",
+    }
+
+
+def test_the_methods_of_sam3_for_clips_are_there() -> None:
+    from transformers import Sam3VideoModel, Sam3VideoProcessor
+
+    assert inspect.signature(Sam3VideoProcessor.init_video_session).bind(None, [])
+    assert inspect.signature(Sam3VideoProcessor.add_text_prompt).bind(None, None, "person")
+    assert inspect.signature(Sam3VideoProcessor.postprocess_outputs).bind(None, None, None)
+    assert inspect.signature(Sam3VideoModel.propagate_in_video_iterator).bind(None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"), [("mobilenetv3_small_050.lamb_in1k", "classes"), ("test_vit.r160_in1k", "features")]
+)
+def test_a_snippet_of_timm_runs(
+    name: str, output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_timm(caches / "hub", name)
+    names = run(snippet(checkpoint("timm", "create_model", name, output)), photograph.parent, monkeypatch)
+    if output == "classes":
+        is_classes(names)
+        assert names["names"].num_classes() == 1000
+    else:
+        assert names["features"].shape[:2] == (1, names["model"].patch_embed.num_patches + 1)
+
+
+VISION = {
+    "classes": ("torchvision.models", "mobilenet_v3_small", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
+    "semantic map": (
+        "torchvision.models.segmentation", "lraspp_mobilenet_v3_large",
+        "LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1",
+    ),
+    "boxes": (
+        "torchvision.models.detection", "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1",
+    ),
+    "boxes and masks": (
+        "torchvision.models.detection", "maskrcnn_resnet50_fpn", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    ),
+    "keypoints": (
+        "torchvision.models.detection", "keypointrcnn_resnet50_fpn", "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1",
+    ),
+}  # fmt: skip
+"""Output -> the smallest model of torchvision that has it."""
+
+
+@pytest.mark.parametrize("output", VISION)
+def test_a_snippet_of_torchvision_runs(
+    output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, class_, name = VISION[output]
+    models = importlib.import_module(folder)
+    small = {"min_size": 64, "max_size": 96} if "detection" in folder else {}
+    backbone = {"weights_backbone": None} if folder != "torchvision.models" else {}
+    weights = functools.reduce(getattr, name.split("."), models)
+    write_torchvision(
+        caches / "torch", weights, vars(models)[class_](weights=None, **backbone, **counts(weights, folder))
+    )
+    monkeypatch.setattr(models, class_, functools.partial(vars(models)[class_], **small))
+    names = run(snippet(checkpoint("torchvision", class_, name, output)), photograph.parent, monkeypatch)
+    if output == "classes":
+        is_classes(names)
+    elif output == "semantic map":
+        assert names["classes"].ndim == 2
+    else:
+        assert names["found"]["boxes"].shape == (len(names["found"]["scores"]), 4)
+        assert ("masks" in names["found"]) == (output == "boxes and masks")
+        assert ("keypoints" in names["found"]) == (output == "keypoints")
+
+
+def counts(weights: Any, folder: str) -> Names:
+    """How many classes, and keypoints, the weights are for."""
+    if folder == "torchvision.models":
+        return {}
+    keypoints = {"num_keypoints": len(weights.meta["keypoint_names"])} if "keypoint_names" in weights.meta else {}
+    return {"num_classes": len(weights.meta["categories"]), **keypoints}
