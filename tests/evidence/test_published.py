@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import edit
+from conftest import ROOT, edit
 
 from scripts.cards.claims import Reported
 from scripts.cards.library import Library, load_library
-from scripts.evidence.published import differences, find, published
+from scripts.evidence.published import Published, comparability, differences, find, published
 from scripts.evidence.runs import Outcome
 from scripts.evidence.verdicts import check_reported
 from scripts.project import Project
@@ -100,3 +100,36 @@ def test_every_published_number_is_found_by_its_own_reference(library: Library) 
     for card in library.cards.values():
         for number in published(card):
             assert find(library, "beta", number.ref) == number
+
+
+# what may be ranked
+
+
+@pytest.fixture(scope="module")
+def ours() -> Library:
+    """The cards of this project."""
+    loaded, problems = load_library(ROOT / "model_cards", ROOT)
+    assert not problems
+    return loaded
+
+
+def numbers_of_all(library: Library) -> list[Published]:
+    return [number for card in library.cards.values() for number in published(card)]
+
+
+def test_numbers_of_one_group_differ_in_nothing_that_matters(ours: Library) -> None:
+    words = ours.vocabulary
+    groups: dict[tuple[object, ...], list[Published]] = {}
+    for number in numbers_of_all(ours):
+        groups.setdefault((number.metric, comparability(number, words)), []).append(number)
+    assert max(map(len, groups.values())) > 10
+    for group in groups.values():
+        assert all(differences(group[0], other, words) == ([], []) for other in group[1:])
+
+
+def test_numbers_of_two_groups_differ_in_something_that_matters(ours: Library) -> None:
+    words = ours.vocabulary
+    of_ap = [number for number in numbers_of_all(ours) if number.metric == "AP"]
+    for a, b in zip(of_ap, of_ap[7:], strict=False):
+        together = comparability(a, words) == comparability(b, words)
+        assert together == (differences(a, b, words) == ([], []))
