@@ -88,6 +88,43 @@ def test_a_number_that_stands_in_two_tables_needs_the_table(tiny: Project) -> No
     assert find(library, "alpha", "base/zoo/AP").quantity.value == 41
 
 
+def test_another_lab_s_figure_is_named_with_its_table(tiny: Project) -> None:
+    """`variant/metric` is what the authors published, however many others have measured it."""
+    labs = "".join(
+        f"  {lab}: {{source: alpha2020, where: README, independent: {{by: A lab, how: Alike., when: 2026-01}}}}\n"
+        for lab in ("lab", "other")
+    )
+    edit(tiny.cards / "alpha.yml", "variants:\n", f"{labs}variants:\n")
+    edit(tiny.cards / "alpha.yml", "flops: 4 G}}", "flops: 4 G}, lab: {AP: 39.1, AP50: 60.1}, other: {AP: 39.2}}")
+    edit(tiny.cards / "_vocabulary.yml", "  AP: {label: AP,", f"  AP50: {{label: AP50, {KIND}\n  AP: {{label: AP,")
+    library, problems = load_library(tiny.cards, tiny.root)
+    assert not problems
+    own = find(library, "alpha", "base/AP")
+    assert (own.quantity.value, own.independent) == (40.5, False)
+    theirs = find(library, "alpha", "base/lab/AP")
+    assert (theirs.quantity.value, theirs.independent) == (39.1, True)
+    assert find(library, "alpha", "base/AP50").quantity.value == 60.1, "the only one there is"
+
+
+KIND = "kind: quality, better: higher, definition: Precision.}"
+
+
+def test_two_figures_of_other_labs_need_their_tables(tiny: Project) -> None:
+    labs = "".join(
+        f"  {lab}: {{source: alpha2020, where: README, independent: {{by: A lab, how: Alike., when: 2026-01}}}}\n"
+        for lab in ("lab", "other")
+    )
+    edit(tiny.cards / "alpha.yml", "variants:\n", f"{labs}variants:\n")
+    edit(
+        tiny.cards / "alpha.yml",
+        "{main: {AP: 40.5, parameters: 1.5 M,",
+        "{lab: {AP: 39}, other: {AP: 38}, main: {parameters: 1.5 M,",
+    )
+    library, _ = load_library(tiny.cards, tiny.root)
+    with pytest.raises(LookupError, match="stands in several tables, write base/lab/AP or base/other/AP"):
+        find(library, "alpha", "base/AP")
+
+
 def test_a_row_overrides_the_conditions_of_its_table(tiny: Project) -> None:
     edit(tiny.cards / "alpha.yml", "{AP: 40.5,", "{conditions: {schedule: 50 epochs}, AP: 40.5,")
     library, _ = load_library(tiny.cards, tiny.root)
