@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from scripts.cards.library import Library, load_library
 from scripts.evidence import systems
 from scripts.evidence.checks import check_library
 from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import own_size
 from scripts.pages import model, numbers
 from scripts.pages.charts import charts
 from scripts.project import Project
@@ -330,6 +331,27 @@ def test_a_system_of_which_no_source_says_what_it_costs_has_no_cost(backbone: tu
         ("s", "Cascade", "800 x 1333"): ((107, False), None, 0),
         ("s", "Cascade", "1200 x 2000"): ((107, False), None, 0),
     }
+
+
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [
+        ((), "28 M"),
+        (("big", "cls", "speed", "one"), "86 M"),  # of Cascade alone, so that is what it is
+        (("big", "cls", "speed"), None),  # of two detectors, and nothing says what it is by itself
+        (("cls",), None),
+    ],
+)
+def test_a_variant_is_as_large_as_it_is_by_itself(
+    left_out: tuple[str, ...], expected: str | None, backbone: tuple[Knowledge, Truth]
+) -> None:
+    library = backbone[0].library
+    gamma = library.cards["gamma"]
+    numbers_left = {table: row for table, row in gamma.variants["t"].numbers.items() if table not in left_out}
+    variants = {"t": gamma.variants["t"].model_copy(update={"numbers": numbers_left})}
+    fewer = replace(library, cards={"gamma": gamma.model_copy(update={"variants": variants})})
+    found = own_size(fewer, "gamma", "t", "parameters")
+    assert (found.quantity.printed if found else None) == expected
 
 
 def any_framework(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
