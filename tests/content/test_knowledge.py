@@ -19,6 +19,8 @@ OF_THE_NOTES = (
     "improved-mask-rcnn", "internimage", "lora", "mask-dino", "mask-rcnn", "optimized-unet", "sam", "swin",
     "timesformer", "unet", "vit", "yolov8",
 )  # fmt: skip
+LATEST = 2023
+"""Models from this year on may still be without a successor."""
 SLUGS = sorted(path.stem for path in (ROOT / "model_cards").glob("[!_]*.yml"))
 NOTES = yaml.safe_load((ROOT / "model_cards/_notes.yml").read_text("utf-8"))["notes"]
 
@@ -69,7 +71,7 @@ def test_a_card_is_complete(slug: str, library: Library) -> None:
     assert len(card.use_when) >= 2
     assert len(card.avoid_when) >= 2
     assert any(advice.choose for advice in card.avoid_when)
-    assert card.succeeded_by
+    assert card.succeeded_by or card.introduction.year >= LATEST, "a model of some years has had a successor"
     assert len(to_text(card.concept).split()) >= 100
     assert "$" in card.concept or slug == "detectron2"
 
