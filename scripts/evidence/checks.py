@@ -32,7 +32,9 @@ from scripts.runs.record import Record
 COUNT_TOLERANCE = 0.02
 """A count may differ from the published figure by so much without a reason."""
 
-PROSE_FIELDS = ("purpose", "concept", "claim", "because", "reason", "when", "change", "text", "confused_with", "note")
+PROSE_FIELDS = (
+    "purpose", "concept", "claim", "because", "cannot_show", "reason", "when", "change", "text", "confused_with", "note",
+)  # fmt: skip
 
 BARE = (type(None), bool, int, float, dt.date)
 """Types of values that hold no text."""

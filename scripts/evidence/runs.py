@@ -93,7 +93,7 @@ def interval_of_difference(a: Sequence[float], b: Sequence[float]) -> tuple[floa
     if total == 0:
         return mean, mean
     freedom = 1 / sum((part / total) ** 2 / (len(each) - 1) for part, each in zip(parts, (a, b), strict=True))
-    half = _t(max(math.floor(freedom), 1)) * math.sqrt(total)
+    half = _t(max(math.floor(freedom + 1e-9), 1)) * math.sqrt(total)
     return mean - half, mean + half
 
 

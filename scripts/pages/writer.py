@@ -91,8 +91,10 @@ class Writer:
         if run is None or name not in run.results:
             return '<span class="number">(not run yet)</span>'
         result = run.results[name]
-        title = f"{result.meaning}: {', '.join(map(short, result.values))} {result.unit}"
-        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result.mean)}</a>'
+        values = ", ".join(short(value) or "undefined" for value in result.values)
+        title = f"{result.meaning}: {values} {result.unit}".strip()
+        mean = short(result.mean) or "undefined"
+        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{mean}</a>'
 
     def cite(self, key: str) -> Markup:
         assert self.card is not None

@@ -70,11 +70,35 @@ FULL_CARD = yaml.safe_load((TINY / "model_cards/alpha.yml").read_text("utf-8")) 
     "notes": [{"text": "A remark.", "source": {"reference": "alpha2020", "where": "page 4"}}],
     "confused_with": ["Another thing."],
     "succeeded_by": [{"name": "Gamma", "change": "Better.", "reference": "alpha2020"}],
+    "also_called": ["Alfa"],
+    "checkpoints": {
+        "base": {
+            "name": "Alpha-B",
+            "system": "base/main",
+            "task": "object detection",
+            "release": "official",
+            "load": {"library": "timm", "class": "create_model", "name": "alpha_base", "least": "1.0"},
+            "input": {"size": "224 x 224", "channels": "RGB"},
+            "output": "boxes",
+            "form": "xyxy in pixels",
+            "source": {"reference": "alpha2020", "where": "README"},
+        }
+    },
 }
 for assertion in (*(claim["shown"] for claim in FULL_CARD["pros"][:2]), FULL_CARD["cons"][0]["shown"]):
     assertion["result"] = f"alpha/{assertion['result']}"  # the cards that are made of this one have no example
 FULL_CARD["pros"][1]["reported"] = {"number": "base/AP", "above": 1}  # so that the conditions may be anything
+FULL_CARD["cons"][1]["cannot_show"] = "More data."
 FULL_CARD["licences"]["note"] = "Mind it."
+FULL_CARD["licences"]["releases"] = [
+    {"name": "official", "code": "MIT", "weights": "MIT", "source": {"reference": "alpha2020", "where": "LICENSE"}}
+]
+FULL_CARD["tables"]["other"] = {
+    "source": "alpha2020",
+    "where": "page 9",
+    "independent": {"by": "A lab", "how": "One protocol.", "when": "2026-01"},
+}
+FULL_CARD["variants"]["base"]["numbers"]["other"] = {"AP": 39.0}
 FULL_CARD["tables"]["main"]["note"] = "A note."
 FULL_CARD["variants"]["base"]["numbers"]["main"]["note"] = "A row's note."
 FULL_CARD["variants"]["base"]["numbers"]["main"]["where"] = "row 3"

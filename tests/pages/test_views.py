@@ -10,13 +10,14 @@ import pytest
 from conftest import ROOT
 from made import add_backbones, record, result
 
+from scripts import exports
 from scripts.cards.library import load_library
 from scripts.cards.vocabulary import Permitted, SideBySide
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import published
 from scripts.exports import choices, comparison
-from scripts.pages import detectors, lineage
+from scripts.pages import detectors, example, lineage, model
 from scripts.project import Project
 from scripts.runs.record import Record
 from scripts.runs.state import Run
@@ -200,3 +201,31 @@ def test_a_run_without_the_benchmark_or_its_picture_is_no_detector(knowledge: Kn
     undrawn = record({"scenes_ap": result(20, 22), "scenes_seconds": result(1, 1)}, name="side_by_side")
     for other in (run(20, 22, name="something_else"), bare, undrawn):
         assert detectors.groups(with_records(knowledge, detr=other), WORDS) == []
+
+
+# runs
+
+
+def test_a_seed_that_failed_is_told_as_undefined_and_counts_nowhere(tiny: Project) -> None:
+    library, _ = load_library(tiny.cards, tiny.root)
+    failed = ({"seed": 1, "reason": "it did not train"},)
+    made = record({"margin": result(1.5, None, 1.7, failed=failed), "second": result(None, None)}, figures=("margin",))
+    scripts = {"alpha": (tiny.examples / "alpha.py").read_text("utf-8")}
+    known = Knowledge(library, {"alpha": Run("alpha", "ok", made)}, {}, scripts=scripts)
+    page, example_page = model.page(library.cards["alpha"], known), example.page("alpha", known)
+    said = (
+        "What it says: 1.6 on average of 2 of 3 seeds; margin is above 0 in every seed that is defined, 95 % interval"
+    )
+    assert page.count(said) == 2
+    assert page.count("it did not train") == 3, "with each claim, and with the result"
+    assert 'title="What it says: 1.5, undefined, 1.7">1.6</a>' in page, "in the prose of the concept"
+    for text in (page, example_page.partition("{ #results }")[2]):
+        assert "1.5, undefined, 1.7<br><small>seed 1: it did not train</small>" in text
+        assert "None" not in text
+    assert '<p class="scale">1 s, on A CPU.</p>' in example_page, "nothing is known of its memory and versions"
+    told = json.loads(exports.of_card(library.cards["alpha"], known)["api/models/alpha.json"])
+    assert told["example"]["results"]["margin"]["values"] == [1.5, None, 1.7]
+    assert told["example"]["results"]["margin"]["mean"] == pytest.approx(1.6)
+    assert told["example"]["results"]["second"]["mean"] is None
+    assert told["pros"][0]["findings"]["run"] == "inconclusive"
+    assert told["pros"][0]["shown"]["holds"] is None
