@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Command, edit
+from scripts.checks import COUNT_TOLERANCE
+from scripts.counts import Counted
+from scripts.knowledge import difference
+from scripts.numbers import published
+from scripts.schema import Count
 from torch import nn
 
 from scripts import counts
 from scripts.architectures import build, centernet, graph_transformer, inputs, internimage, libraries, lora, mask_dino
 from scripts.cards import load_library
-from scripts.checks import COUNT_TOLERANCE
-from scripts.counts import Counted
-from scripts.knowledge import difference
-from scripts.numbers import published
 from scripts.project import Project
-from scripts.schema import Count
 
 
 @functools.cache

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Command, edit
-from torch import nn
-
-from scripts import latency, measure, pages, site, studies
 from scripts.anatomy import MOST_ROWS, REST, Part, stages
-from scripts.cards import load_library
 from scripts.counts import Counted, count, size_of_input
 from scripts.latency import Latency
 from scripts.numbers import compared, differences, find
-from scripts.project import Project
 from scripts.scaling import SWEEPS, Claimed, Measured, Point, Sweep, slope
 from scripts.trace import cost_of, trace
+from torch import nn
+
+from scripts import latency, measure, pages, site, studies
+from scripts.cards import load_library
+from scripts.project import Project
 
 LIBRARY, _ = load_library(ROOT / "model_cards", ROOT)
 

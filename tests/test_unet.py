@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
-
 from scripts.architectures.unet import ValidUNet
+from torch import nn
 
 unet = importlib.import_module("unet")
 WIDTHS = (4, 6, 8, 10)  # three poolings

@@ -11,9 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from scripts.architectures.yolov8 import YOLOv8 as Counted
+from torch import Tensor, nn
 
 yolov8 = importlib.import_module("yolov8")
 

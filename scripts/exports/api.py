@@ -35,17 +35,10 @@ def _json(value: object) -> str:
 
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """All that is known of one model. Prose is Markdown as in the card."""
-    intro = card.introduction
     return {
+        **_paper(card),
         "slug": card.slug,
         "name": card.name,
-        "title": intro.title,
-        "year": intro.year,
-        "venue": intro.venue,
-        "authors": list(intro.authors),
-        "arxiv": intro.arxiv,
-        "doi": intro.doi,
-        "code_url": intro.code,
         "family": card.family,
         "tasks": list(card.tasks),
         "purpose": card.purpose,
@@ -79,6 +72,13 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         "notes": [_stated(stated) for stated in card.notes],
         "reviewed": card.reviewed.isoformat(),
     }
+
+
+def _paper(card: Card) -> dict[str, Any]:
+    """Of the reference that introduces the model."""
+    intro = card.introduction
+    told = {name: getattr(intro, name) for name in ("title", "year", "venue", "arxiv", "doi")}
+    return {**told, "authors": list(intro.authors), "code_url": intro.code}
 
 
 def _claim(judged: Judged) -> dict[str, Any]:

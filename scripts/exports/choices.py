@@ -15,7 +15,7 @@ from scripts.cards.vocabulary import Question
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, index
-from scripts.evidence.systems import cost, is_one, measured_times, system_of, times
+from scripts.evidence.systems import cost, measured_times, system_of, times
 
 BYTES = 4  # of a weight in fp32
 ALIKE = ("dataset", "split", "metric", "tta", "protocol")
@@ -78,7 +78,7 @@ def _of_checkpoint(card: Card, key: str, checkpoint: Checkpoint, knowledge: Know
         "release": checkpoint.release, "gated": checkpoint.gated, "uses": _uses(card, checkpoint, knowledge),
         "weights_gb": BYTES * weights.value / 1e9 if weights else None,
         **{metric: found.printed if found else "" for metric, found in sizes.items()},
-        "times": _times(row, knowledge), "quality": _quality(card, checkpoint, row, knowledge),
+        "times": _times(row, knowledge), "quality": _quality(checkpoint, row, knowledge),
     }  # fmt: skip
 
 
@@ -110,26 +110,23 @@ def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
     return found
 
 
-def _quality(
-    card: Card, checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge
-) -> dict[str, Any] | None:
-    """What the checkpoint reaches on the benchmark of its task: in its row, or else in another row of the same system."""
+def _quality(checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge) -> dict[str, Any] | None:
+    """What the checkpoint reaches on the benchmark of its task, from its own row: no other row is of these weights."""
     words = knowledge.library.vocabulary
     wanted = words.benchmarks.get(checkpoint.task)
-    if wanted is None or not row:
-        return None
-    mine = system_of(row[0])
-    others = index(knowledge.library)[card.slug][row[0].variant]
-    same = [n for n in others if is_one(mine, system_of(n)) and mine.training == system_of(n).training]
-    for number in (*row, *same):
+    for number in row if wanted else ():
+        assert wanted is not None
         c = number.conditions
-        fits = (number.metric, c.dataset, c.split) == (wanted.metric, wanted.dataset, wanted.split)
-        if fits and not number.independent:
-            told = [f"{name} {text}" for name in ALIKE[2:] if (text := getattr(c, name))]
+        if (number.metric, c.dataset, c.split) == (
+            wanted.metric,
+            wanted.dataset,
+            wanted.split,
+        ) and not number.independent:
             metric = words.metric(number.metric)
             return {
                 "value": number.quantity.value, "printed": number.quantity.printed, "better": metric.better,
-                "label": f"{metric.label} on {wanted.dataset} {wanted.split or ''}".strip(), "group": "; ".join(told),
+                "label": f"{metric.label} on {wanted.dataset} {wanted.split or ''}".strip(),
+                "group": "; ".join(f"{name} {text}" for name in ALIKE[2:] if (text := getattr(c, name))),
                 "where": number.where, "table": number.table,
             }  # fmt: skip
     return None

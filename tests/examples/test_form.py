@@ -134,7 +134,9 @@ def test_every_cell_of_the_notebook_shows_something(
     screen: Any = types.ModuleType("IPython.display")
     screen.SVG = screen.Image = lambda *arguments, **options: arguments
     screen.display = displayed.append
-    modules = {"ipykernel": types.ModuleType("ipykernel"), "IPython": types.ModuleType("IPython"), "__main__": main}
+    package: Any = types.ModuleType("IPython")
+    package.version_info = (9, 0)  # matplotlib looks at it
+    modules = {"ipykernel": types.ModuleType("ipykernel"), "IPython": package, "__main__": main}
     for name, module in (modules | {"IPython.display": screen}).items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")

@@ -144,6 +144,7 @@ def mend(project: Project, card: Any, problems: list[Problem]) -> Any:
     return card
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_no_payload_in_any_text_of_a_card_runs_even_without_a_policy(hostile: Project, browser: Browser) -> None:
     """The theme's override is not there, so that escaping alone has to hold."""

@@ -26,6 +26,7 @@ def two_versions(project: Project) -> list[str]:
     return [text, text.replace("It has more weights.", "It has far more weights.")]
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_of_twenty_moments_leaves_a_whole_site_and_all_runs(
     tiny: Project, command: Command
 ) -> None:

@@ -1,0 +1,155 @@
+"""The rules of the house: short modules, imports that run downwards, and an engine that holds no content."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+SCRIPTS = ROOT / "scripts"
+MODULES = sorted(path for path in SCRIPTS.rglob("*.py") if "templates" not in path.parts)
+FLOORS = (
+    {"files", "fingerprint", "machine", "project"},
+    {"cards"},
+    {"runs", "architectures"},
+    {"evidence"},
+    {"checkpoints"},
+    {"exports"},
+    {"pages"},
+    {"site"},
+    {"__main__", "benchmarks", "new", "starters"},
+)
+"""From the ground up: a room may import from its own floor and from those below; of the same floor only itself."""
+MODULE_LINES, FUNCTION_LINES, CLASS_LINES = 400, 40, 120
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules of this package that one imports anywhere, also within functions."""
+    known = {name_of(each) for each in MODULES}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield from [inner] if inner in known else [node.module] if node.module in known else []
+
+
+GRAPH = {name_of(path): set(imports_of(path)) - {name_of(path)} for path in MODULES}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor(name: str) -> int:
+    (found,) = [i for i, rooms in enumerate(FLOORS) if name in rooms] or [-1]
+    assert found >= 0, f"scripts/{name} has no floor yet: say in this test which one it is"
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_functions_and_classes_are_short(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= MODULE_LINES
+    long = []
+    for node in ast.walk(ast.parse(text)):
+        lines = (getattr(node, "end_lineno", None) or 0) - getattr(node, "lineno", 0) + 1
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines > FUNCTION_LINES:
+            long.append(f"{node.name}: {lines} lines")
+        if isinstance(node, ast.ClassDef) and lines > CLASS_LINES:
+            long.append(f"class {node.name}: {lines} lines")
+    assert long == []
+
+
+def test_the_import_graph_is_that_of_the_package() -> None:
+    """So that the tests below look at something."""
+    assert "scripts.evidence.systems" in GRAPH["scripts.pages.charts"]
+    assert "scripts.site.build" in GRAPH["scripts.__main__"], "within a function"
+    assert sum(map(len, GRAPH.values())) > 200
+
+
+@pytest.mark.parametrize("module", [name for name in GRAPH if name != "scripts"])
+def test_imports_run_downwards(module: str) -> None:
+    here = room(module)
+    upwards = {
+        other
+        for other in GRAPH[module]
+        if other != "scripts" and room(other) != here
+        if floor(room(other)) > floor(here)
+        or (floor(room(other)) == floor(here) and floor(here) not in (0, len(FLOORS) - 1))
+    }
+    assert upwards == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for other in sorted(GRAPH[module]):
+                walk(other, (*way, module))
+            done.add(module)
+
+    for module in GRAPH:
+        walk(module, ())
+
+
+def test_the_engine_alone_checks_and_renders_any_project(tmp_path: Path) -> None:
+    """Without torch and drawing libraries, and without the examples' own library."""
+    project = tmp_path / "project"
+    shutil.copytree(TINY, project, ignore=shutil.ignore_patterns("__pycache__", "lab"))
+    shutil.copytree(SCRIPTS, project / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "docs").mkdir()
+    script = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "transformers", "monai", "numpy", "scipy", "matplotlib",
+                                      "snakemake", "lab", "conftest"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from scripts.__main__ import main
+import scripts
+assert scripts.__file__.startswith(sys.argv[1]), scripts.__file__
+sys.exit(main(["check"]) or main(["render"]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(project)],
+        cwd=project, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == "2 cards, no problem"
+    assert "Alpha-B" in (project / "docs/models/alpha.md").read_text("utf-8")
+    assert (project / "docs/examples/alpha.ipynb").is_file()
+
+
+SLUGS = {path.stem for path in (ROOT / "model_cards").glob("[!_]*.yml")}
+
+
+def test_the_engine_names_no_card() -> None:
+    """What is about one model stands in model_cards/; samples for editors, definitions of architectures, and the modules of
+    transformers that `measure` loads beforehand are another thing."""
+    said = {
+        f"{name_of(path)}: {node.value!r}"
+        for path in MODULES
+        if room(name_of(path)) != "cards" and "definitions" not in path.parts and path.stem != "measure"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in SLUGS
+    }
+    assert said == set()
