@@ -100,7 +100,7 @@ def _marked(image: Image.Image, found: Found, prompt: Prompt) -> Image.Image:
 
     draw = ImageDraw.Draw(image)
     unit = max(image.size) / 400
-    font = ImageFont.load_default(max(8.0, 6 * unit))
+    font = ImageFont.load_default(max(9.0, 12 * unit))
     for number, thing in reversed(list(enumerate(found.things))):
         place = None
         if thing.box is not None:
@@ -108,7 +108,7 @@ def _marked(image: Image.Image, found: Found, prompt: Prompt) -> Image.Image:
             draw.rectangle(
                 (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
                 outline=colour_of(number),
-                width=max(1, round(unit)),
+                width=max(2, round(2 * unit)),
             )
             place = (max(0.0, x0), max(0.0, y0))
         elif thing.mask is not None and thing.mask.any():
@@ -118,9 +118,9 @@ def _marked(image: Image.Image, found: Found, prompt: Prompt) -> Image.Image:
             _label(draw, place, f"{number + 1} {thing.name}{score}", colour_of(number), font)
     if prompt.point is not None:
         x, y = prompt.point
-        draw.ellipse((x - 2 * unit, y - 2 * unit, x + 2 * unit, y + 2 * unit), fill="white", outline="black")
+        draw.ellipse((x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit), fill="white", outline="black")
     if prompt.box is not None:
-        draw.rectangle(prompt.box, outline="white", width=max(1, round(unit)))
+        draw.rectangle(prompt.box, outline="white", width=max(2, round(2 * unit)))
     return image
 
 

@@ -51,14 +51,14 @@ def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, ra
 
 
 def _article(tried: Tried, picture: Picture, prompt: Prompt) -> str:
-    checkpoint, lines = tried.checkpoint, snippet(tried.checkpoint)
+    lines = snippet(tried.checkpoint)
     code = (
         f"<details><summary>Load it yourself</summary><pre><code>{escape(lines)}</code></pre></details>"
         if lines
         else ""
     )
     return (
-        f'<article id="{escape(tried.attempt.id)}"><h2>{escape(tried.model)}: {escape(checkpoint.name)}</h2>\n'
+        f'<article id="{escape(tried.attempt.id)}"><h2>{escape(_title(tried))}</h2>\n'
         f"{_outcome(tried, picture, prompt)}\n<p class=facts>{escape(_facts(tried))}</p>{code}</article>"
     )
 
@@ -72,7 +72,11 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
         thing.box is not None or thing.mask is not None for thing in found.things
     )  # fmt: skip
     alt = f"{output} by {tried.checkpoint.name}: " + (", ".join(each.name for each in found.things) or "see the remark")
-    image = f'<img src="{data_uri(drawn(picture.image, found, prompt))}" alt="{escape(alt)}">' if on_picture else ""
+    image = (
+        f'<img src="{data_uri(drawn(picture.image, found, _used(prompt, output, picture)))}" alt="{escape(alt)}">'
+        if on_picture
+        else ""
+    )
     rows = "".join(
         f'<li><span class=mark style="background:{colour_of(number)}"></span> {escape(thing.name)}'
         f"{f' {thing.score:.3f}' if thing.score is not None else ''}</li>"
@@ -81,6 +85,19 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     nothing = not on_picture and not rows
     remark = "; ".join(filter(None, [_legend(tried), found.remark, "nothing found" if nothing else ""]))
     return f"{image}<p class=remark>{escape(remark)}</p>" + (f"<ol>{rows}</ol>" if rows else "")
+
+
+def _title(tried: Tried) -> str:
+    name = tried.checkpoint.name
+    return name if tried.model in name else f"{tried.model}: {name}"
+
+
+def _used(prompt: Prompt, output: str, picture: Picture) -> Prompt:
+    """The part of a prompt that a model was shown: a box, else a click, else one at the middle."""
+    if output != "masks of a prompt":
+        return Prompt()
+    middle = (picture.image.width / 2, picture.image.height / 2)
+    return Prompt(box=prompt.box) if prompt.box else Prompt(point=prompt.point or middle)
 
 
 def _legend(tried: Tried) -> str:
