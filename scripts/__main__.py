@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cards.problems import MAX_PROBLEMS, Problem
+from scripts.checkpoints.options import add_options
 from scripts.files import write
 from scripts.machine import told
 from scripts.project import Project
@@ -180,6 +181,10 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
             from scripts.architectures import measure
 
             return measure.measure(project, sound_library(project, {}, CORES), options)
+        case "try":
+            from scripts.checkpoints import trying
+
+            return trying.try_picture(sound_library(project, {}, CORES).cards, options)
         case "render":
             render(project, options)
             return 0
@@ -227,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
     timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
     timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
+    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")

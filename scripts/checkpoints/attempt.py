@@ -1,0 +1,163 @@
+"""Run one checkpoint on a picture: load it, time it after a warm-up, and say in a line what it lacks if it cannot be run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.cards.releases import Checkpoint
+from scripts.checkpoints.found import Attempt, Prompt
+from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, runner
+from scripts.checkpoints.snippets import FOLDERS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+REPEATS = 3
+ENOUGH_SECONDS = 2.0
+
+
+def refused(checkpoint: Checkpoint) -> str | None:
+    """Why a checkpoint cannot be tried on a picture, before anything is loaded; None if it can be."""
+    library = checkpoint.load.library
+    if checkpoint.output not in ON_A_PICTURE:
+        return f"gives {checkpoint.output}; clips and volumes are not yet tried here"
+    if library not in LIBRARIES:
+        return f"loads with {library}, which is not yet tried here"
+    if importlib.util.find_spec(library) is None:
+        return f"needs the package {library}: pip install {library}"
+    return None
+
+
+def attempt(
+    id: str, checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str = "cpu", random: bool = False
+) -> Attempt:
+    """What a checkpoint makes of a picture; whatever goes wrong becomes the attempt's error."""
+    if why := refused(checkpoint):
+        return Attempt(id, error=why)
+    library = checkpoint.load.library
+    versions = {name: importlib.metadata.version(name) for name in dict.fromkeys(("torch", library))}
+    try:
+        began = time.perf_counter()
+        loaded = runner(checkpoint, image, prompt, device, random)
+        seconds = time.perf_counter() - began
+        outputs, ms = _timed(loaded.forward, device)
+        return Attempt(id, loaded.read(outputs), "", device, seconds, ms, _peak(device), versions)
+    except Exception as error:  # whatever a library raises is told, and the others go on
+        lacking = missing(checkpoint) if is_about_files(error) else None
+        return Attempt(id, error=lacking or in_a_line(error), device=device, versions=versions)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, without its line ends and not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _timed(forward: Callable[[], Any], device: str) -> tuple[Any, float]:
+    """The output, and the median time in milliseconds of a few passes after the first one."""
+    outputs = _wait(forward(), device)
+    taken: list[float] = []
+    while len(taken) < REPEATS and sum(taken) < ENOUGH_SECONDS:
+        began = time.perf_counter()
+        outputs = _wait(forward(), device)
+        taken.append(time.perf_counter() - began)
+    return outputs, 1000 * statistics.median(taken)
+
+
+def _wait(outputs: Any, device: str) -> Any:
+    """A pass is over when the accelerator is done, not when it was asked."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+    return outputs
+
+
+def _peak(device: str) -> float | None:
+    """Megabytes at the peak: of the accelerator, or else of this process with its libraries."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    if device == "mps":
+        return torch.mps.driver_allocated_memory() / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+ABOUT_FILES = (
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+    "EntryNotFoundError",
+    "GatedRepoError",
+    "ConnectError",
+)
+
+
+def is_about_files(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that files could not be found or fetched."""
+    seen: BaseException | None = error
+    while seen is not None:
+        names = {each.__name__ for each in type(seen).__mro__}
+        if isinstance(seen, OSError) or names & set(ABOUT_FILES):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def missing(checkpoint: Checkpoint) -> str | None:
+    """What is missing of a checkpoint and where it belongs; None if all that is looked for is there."""
+    if checkpoint.load.library == "torchvision":
+        path = _torchvision_file(checkpoint)
+        return None if path.is_file() else f"{path.name} is missing: put it into {path.parent} (TORCH_HOME moves that)"
+    repository, files = _hub_files(checkpoint)
+    folder = _hub_folder() / f"models--{repository.replace('/', '--')}"
+    held = {path.name for path in folder.glob("snapshots/*/*")}
+    lacking = [" or ".join(names) for names in files if not held & set(names)]
+    if not lacking:
+        return None
+    gate = f"; ask for access at https://huggingface.co/{repository} first" if checkpoint.gated else ""
+    return (
+        f"{repository} is not on this machine and could not be fetched: {', '.join(lacking)} missing in "
+        f"{folder / 'snapshots'} (HF_HOME moves that); with a network: hf download {repository}{gate}"
+    )
+
+
+def _hub_files(checkpoint: Checkpoint) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """The repository on the hub, and which files it takes, each under any of several names."""
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    if checkpoint.load.library == "timm":
+        import timm
+
+        configuration = timm.get_pretrained_cfg(checkpoint.load.name)
+        return (configuration and configuration.hf_hub_id) or checkpoint.load.name, (weights,)
+    processor = ("preprocessor_config.json", "processor_config.json")
+    return checkpoint.load.name, (("config.json",), processor, weights)
+
+
+def _hub_folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(str(constants.HF_HUB_CACHE))
+
+
+def _torchvision_file(checkpoint: Checkpoint) -> Path:
+    import torch
+
+    enumeration, _, member = checkpoint.load.name.partition(".")
+    weights = getattr(importlib.import_module(FOLDERS[checkpoint.output]), enumeration)[member]
+    return Path(str(torch.hub.get_dir())) / "checkpoints" / os.path.basename(str(weights.url))

@@ -1,0 +1,62 @@
+"""What goes into an attempt and what comes out of it, as data that travels between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the reader points at, in pixels of the picture, and asks for."""
+
+    point: tuple[float, float] | None = None
+    box: Box | None = None
+    texts: tuple[str, ...] = ()
+
+    def scaled(self, factor: float) -> Prompt:
+        """The same on a picture of another size."""
+        point = (self.point[0] * factor, self.point[1] * factor) if self.point else None
+        box = tuple(value * factor for value in self.box) if self.box else None
+        return Prompt(point, box, self.texts)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object, a segment or a class with its name, and with a score, a box and a mask where there are such."""
+
+    name: str
+    score: float | None = None
+    box: Box | None = None
+    mask: np.ndarray[Any, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a checkpoint made of a picture."""
+
+    things: tuple[Thing, ...] = ()
+    depth: np.ndarray[Any, Any] | None = None
+    features: np.ndarray[Any, Any] | None = None
+    """Rows x columns x channels: a vector for each patch."""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How it went; `error` says in a line why nothing was found."""
+
+    id: str
+    found: Found | None = None
+    error: str = ""
+    device: str = ""
+    seconds_to_load: float | None = None
+    ms: float | None = None
+    peak_mb: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)

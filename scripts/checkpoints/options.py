@@ -1,0 +1,40 @@
+"""What `python -m scripts try` takes; light, since every command reads it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scripts.checkpoints.found import Box
+
+
+def words(text: str) -> tuple[str, ...]:
+    """`a cat, a person` in its parts."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def point(text: str) -> tuple[float, float]:
+    """`X,Y`."""
+    x, y = (float(value) for value in text.split(","))
+    return x, y
+
+
+def box(text: str) -> Box:
+    """`X0,Y0,X1,Y1`."""
+    x0, y0, x1, y1 = (float(value) for value in text.split(","))
+    return x0, y0, x1, y1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
+    parser.add_argument("--checkpoint", type=words, default=(), metavar="ID", help="as on the card: sam2/tiny-image")
+    parser.add_argument("--point", type=point, metavar="X,Y", help="a click, in pixels of the picture")
+    parser.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around an object")
+    parser.add_argument("--text", type=words, default=(), metavar="TEXTS", help='what to look for: "a cat, a person"')
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument(
+        "--weights", choices=("published", "random"), default="published", help="random ones test that all is installed"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/tried"), metavar="DIR", help="where the page goes")

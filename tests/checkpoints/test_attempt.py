@@ -1,0 +1,187 @@
+"""One checkpoint on a picture: run from the caches of the libraries, timed, and told in a line where something is missing."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from snapshots import WRITERS, write_timm, write_torchvision
+from test_snippets import CHECKPOINTS, checkpoint
+from test_snippets_run import KINDS, VISION, counts
+
+from scripts.cards.releases import Checkpoint
+from scripts.checkpoints import runners
+from scripts.checkpoints.attempt import attempt, refused
+from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
+from scripts.checkpoints.pictures import open_picture
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
+
+HEIGHT, WIDTH = 80, 120
+PROMPT = Prompt(point=(60, 40), texts=("a cat", "the rocket"))
+ON_PICTURES = {name: each for name, each in KINDS.items() if refused(each) is None}
+
+
+@pytest.fixture
+def everything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is too unlikely to be found."""
+    monkeypatch.setattr(runners, "THRESHOLD", 0.0)
+    monkeypatch.setattr(runners, "TEXT_THRESHOLD", 0.0)
+
+
+def tried(each: Checkpoint, photograph: Path, prompt: Prompt = PROMPT, random: bool = False) -> Attempt:
+    return attempt("a/b", each, open_picture(photograph).image, prompt, "cpu", random)
+
+
+def is_of_its_kind(found: Found, output: str) -> None:
+    if output == "depth":
+        assert found.depth is not None
+        assert found.depth.shape == (HEIGHT, WIDTH)
+    elif output == "features":
+        assert found.features is not None
+        assert found.features.ndim == 3
+    else:
+        assert found.things
+        assert all(thing.name for thing in found.things)
+    for thing in found.things:
+        assert (thing.mask is not None) == ("mask" in output or "map" in output)
+        assert thing.mask is None or thing.mask.shape == (HEIGHT, WIDTH)
+        assert (thing.box is not None) == (output in ("boxes", "boxes of a text", "masks of a text"))
+
+
+@pytest.mark.parametrize("kind", ON_PICTURES)
+def test_each_kind_of_transformers_is_read_as_what_the_card_states(
+    kind: str, caches: Path, photograph: Path, everything_counts: None
+) -> None:
+    each = ON_PICTURES[kind]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    done = tried(each, photograph)
+    assert done.error == ""
+    assert done.found is not None
+    if each.output != "panoptic map":  # where a tiny model's segments overlap, none is left
+        is_of_its_kind(done.found, each.output)
+    assert done.ms is not None
+    assert done.ms > 0
+    assert done.peak_mb is not None
+    assert done.peak_mb > 50
+    assert set(done.versions) == {"torch", "transformers"}
+
+
+def test_a_box_is_a_prompt_too(caches: Path, photograph: Path) -> None:
+    for name in ("SamModel, masks of a prompt", "Sam2Model, masks of a prompt", "Sam3TrackerModel, masks of a prompt"):
+        each = KINDS[name]
+        WRITERS[each.load.class_](caches / "hub", each.load.name)
+        done = tried(each, photograph, Prompt(box=(10, 10, 60, 60)))
+        assert done.error == ""
+        assert done.found is not None
+        assert done.found.things[0].mask is not None
+        assert done.found.remark == "the one of 3 masks with the highest predicted IoU"
+
+
+@pytest.mark.parametrize(
+    ("name", "output"), [("mobilenetv3_small_050.lamb_in1k", "classes"), ("test_vit.r160_in1k", "features")]
+)
+def test_timm_is_read(name: str, output: str, caches: Path, photograph: Path) -> None:
+    each = checkpoint("timm", "create_model", name, output)
+    assert "is not on this machine" in tried(each, photograph).error
+    write_timm(caches / "hub", name)
+    done = tried(each, photograph)
+    assert done.error == ""
+    assert done.found is not None
+    is_of_its_kind(done.found, output)
+
+
+@pytest.mark.parametrize("output", ["classes", "semantic map", "boxes"])
+def test_torchvision_is_read(output: str, caches: Path, photograph: Path, everything_counts: None) -> None:
+    folder, class_, name = VISION[output]
+    models = importlib.import_module(folder)
+    enumeration, _, member = name.partition(".")
+    weights = vars(models)[enumeration][member]
+    backbone = {"weights_backbone": None} if folder != "torchvision.models" else {}
+    write_torchvision(
+        caches / "torch", weights, vars(models)[class_](weights=None, **backbone, **counts(weights, folder))
+    )
+    done = tried(checkpoint("torchvision", class_, name, output), photograph)
+    assert done.error == ""
+    assert done.found is not None
+    if output != "boxes":  # random weights may find no box at all
+        is_of_its_kind(done.found, output)
+
+
+def test_a_file_of_torchvision_that_is_missing_is_named_with_its_place(
+    caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.hub
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    done = tried(checkpoint("torchvision", VISION["classes"][1], VISION["classes"][2], "classes"), photograph)
+    assert re.fullmatch(
+        rf"mobilenet_v3_small-\w+\.pth is missing: put it into {caches}/torch/hub/checkpoints \(TORCH_HOME moves that\)",
+        done.error,
+    )
+
+
+def test_a_repository_that_is_missing_is_named_with_its_place(caches: Path, photograph: Path) -> None:
+    each = ON_PICTURES["DepthAnythingForDepthEstimation, depth"]
+    error = tried(each, photograph).error
+    assert error.startswith(f"{each.load.name} is not on this machine and could not be fetched: config.json, ")
+    assert f"{caches}/hub/models--{each.load.name.replace('/', '--')}/snapshots (HF_HOME moves that)" in error
+    assert f"hf download {each.load.name}" in error
+    assert "\n" not in error
+
+
+def test_one_file_that_is_missing_is_named_alone_and_a_gate_is_told_of(caches: Path, photograph: Path) -> None:
+    each = next(each for each in CHECKPOINTS.values() if each.gated and refused(each) is None)
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    weights = next(caches.rglob("model.safetensors"))
+    weights.unlink()
+    error = tried(each, photograph).error
+    assert ": model.safetensors or model.safetensors.index.json or" in error
+    assert f"ask for access at https://huggingface.co/{each.load.name} first" in error
+
+
+def test_random_weights_need_the_small_files_only(caches: Path, photograph: Path) -> None:
+    each = KINDS["DetrForObjectDetection, boxes"]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    next(caches.rglob("model.safetensors")).unlink()
+    assert tried(each, photograph, random=True).error == ""
+
+
+def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("first line\n  second line" + 400 * "x")
+
+    monkeypatch.setitem(runners.LIBRARIES, "timm", broken)
+    error = tried(checkpoint("timm", "create_model", "any", "classes"), photograph).error
+    assert error.startswith("RuntimeError: first line second line")
+    assert len(error) == 300
+
+
+def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
+    assert refused(checkpoint("transformers", "Any", "any", "masks of a clip")) == (
+        "gives masks of a clip; clips and volumes are not yet tried here"
+    )
+    assert "mmdet" in str(refused(checkpoint("mmdet", "any", "any", "boxes")))
+    assert refused(checkpoint("timm", "create_model", "any", "classes")) is None
+
+
+def test_of_very_many_things_the_surest_are_kept() -> None:
+    import torch
+
+    found = runners.things([str(n) for n in range(50)], torch.arange(50) / 50, torch.zeros(50, 4))
+    assert len(found.things) == runners.MOST_THINGS
+    assert found.things[0] == Thing("49", pytest.approx(0.98), (0.0, 0.0, 0.0, 0.0))
+    assert found.remark == "10 less sure ones are left out"
+
+
+def test_tokens_that_lie_on_no_grid_are_not_drawn() -> None:
+    import torch
+
+    assert runners.patches(torch.zeros(3, 8), 224, 224).features is None
+    assert runners.patches(torch.zeros(16 * 16 + 5, 8), 224, 224).features.shape == (16, 16, 8)  # type: ignore[union-attr]
+    assert runners.patches(torch.zeros(8, 7, 7), 224, 224).features.shape == (7, 7, 8)  # type: ignore[union-attr]

@@ -1,0 +1,133 @@
+"""Pictures as readers have them: each is handled, or refused in one line."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from scripts.checkpoints.pictures import LONGEST, UnfitPictureError, open_picture
+
+np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
+
+pytestmark = pytest.mark.torch
+
+
+def png_that_says(width: int, height: int) -> bytes:
+    """A file of a few bytes that claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("text.jpg", b"no picture", "no picture that Pillow can read"),
+        ("empty.png", b"", "no picture that Pillow can read"),
+        ("short.png", png_that_says(64, 64), "a broken picture"),
+        ("large.png", png_that_says(20_000, 5_000), "20000 x 5000 pixels"),
+        ("bomb.png", png_that_says(60_000, 60_000), "more than 89,478,485 are not read"),
+    ],
+)
+def test_what_is_no_picture_or_too_large_is_refused_in_a_line(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UnfitPictureError, match=told) as refused:
+        open_picture(path)
+    assert str(refused.value).startswith(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jpg"):
+        with pytest.raises(UnfitPictureError, match="no such file"):
+            open_picture(path)
+
+
+def test_half_a_photograph_is_refused(tmp_path: Path, photograph: Path) -> None:
+    path = tmp_path / "half.jpg"
+    path.write_bytes(photograph.read_bytes()[: photograph.stat().st_size // 2])
+    with pytest.raises(UnfitPictureError, match="a broken picture"):
+        open_picture(path)
+
+
+def test_a_photograph_is_taken_as_it_is(photograph: Path) -> None:
+    picture = open_picture(photograph)
+    assert (picture.image.mode, picture.image.size, picture.notes, picture.scale) == ("RGB", (120, 80), (), 1.0)
+
+
+def test_a_picture_that_exif_turns_stands_upright(tmp_path: Path, photograph: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    with Image.open(photograph) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+    picture = open_picture(path)
+    assert picture.image.size == (80, 120)
+    assert picture.notes == ("turned upright as its EXIF says",)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path, photograph: Path) -> None:
+    path = tmp_path / "print.jpg"
+    with Image.open(photograph) as image:
+        image.convert("CMYK").save(path)
+        before = np.asarray(image, dtype=float)
+    picture = open_picture(path)
+    assert picture.notes == ("brought from CMYK to RGB",)
+    assert abs(np.asarray(picture.image, dtype=float) - before).mean() < 10
+
+
+def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)).save(path)
+    picture = open_picture(path)
+    assert np.asarray(picture.image)[..., 0].tolist() == [[0, 100], [200, 255]]
+    assert picture.notes == ("brought from more than eight bits to eight",)
+
+
+def test_numbers_with_a_point_are_brought_to_eight_bits(tmp_path: Path) -> None:
+    path = tmp_path / "float.tiff"
+    Image.fromarray(np.array([[0.0, 0.5], [np.nan, 1.0]], dtype=np.float32)).save(path)
+    assert np.asarray(open_picture(path).image)[..., 0].tolist() == [[0, 128], [0, 255]]
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "moving.gif"
+    red, blue = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+    red.save(path, save_all=True, append_images=[blue])
+    picture = open_picture(path)
+    assert picture.image.getpixel((4, 4)) == (255, 0, 0)
+    assert picture.notes[0] == "the first of 2 frames"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_laid_onto_white(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "clear.png"
+    image = Image.new("RGBA", (9, 9), (0, 0, 0, 0))
+    if mode == "P":
+        Image.new("P", (9, 9)).save(path, transparency=0)
+    else:
+        image.convert(mode).save(path)
+    picture = open_picture(path)
+    assert picture.image.getpixel((4, 4)) == (255, 255, 255)
+    assert picture.notes == ("laid onto white",)
+
+
+def test_a_large_photograph_is_made_smaller_and_says_by_how_much(tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (2 * LONGEST, 10), "white").save(path)
+    picture = open_picture(path)
+    assert picture.image.size == (LONGEST, 5)
+    assert picture.scale == 0.5
+    assert picture.notes == (f"made smaller, to {LONGEST} x 5",)

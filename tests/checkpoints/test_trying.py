@@ -1,0 +1,186 @@
+"""`python -m scripts try`: which checkpoints are taken, each apart, and the page with what they found."""
+
+from __future__ import annotations
+
+import argparse
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from snapshots import WRITERS
+from test_snippets import CARDS, CHECKPOINTS, checkpoint
+
+from scripts.checkpoints import trying
+from scripts.checkpoints.attempt import refused
+from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
+from scripts.checkpoints.options import add_options
+from scripts.checkpoints.pictures import open_picture
+from scripts.checkpoints.report import Tried, page
+
+np = pytest.importorskip("numpy")
+
+pytestmark = pytest.mark.torch
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def test_what_is_typed_is_understood() -> None:
+    typed = options("p.jpg", "--models", "a, b", "--point", "1,2.5", "--box", "1,2,3,4", "--text", "a cat, a dog,")
+    assert (typed.models, typed.point, typed.box) == (("a", "b"), (1, 2.5), (1, 2, 3, 4))
+    assert typed.text == ("a cat", "a dog")
+    assert Prompt((1, 2), (1, 2, 3, 4)).scaled(0.5) == Prompt((0.5, 1), (0.5, 1, 1.5, 2))
+
+
+@pytest.mark.parametrize("wrong", [("--point", "1"), ("--box", "1,2,3"), ("--point", "a,b"), ("--device", "tpu")])
+def test_what_is_mistyped_is_told(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options("p.jpg", *wrong)
+    assert wrong[1] in capsys.readouterr().err
+
+
+def test_a_model_that_is_named_alone_gives_its_first_checkpoint_for_pictures() -> None:
+    chosen, problems = trying.choose(CARDS, ("sam2", "depth-anything"), ())
+    assert [f"{card.slug}/{key}" for card, key, _ in chosen] == ["sam2/tiny-image", "depth-anything/v2-small"]
+    assert problems == []
+
+
+def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
+    names = ("sam2/tiny-video", "sam2/none", "none/any")
+    chosen, problems = trying.choose(CARDS, ("none", "v-jepa2", "co-detr"), names)
+    assert chosen == []
+    assert len(problems) == 6
+    assert problems[0].startswith("none: no such card; there are ")
+    assert problems[1] == "v-jepa2: gives features of a clip; clips and volumes are not yet tried here"
+    assert problems[2] == "co-detr: loads with mmdet, which is not yet tried here"
+    assert problems[3] == "sam2/tiny-video: gives masks of a clip; clips and volumes are not yet tried here"
+    assert problems[4].startswith("sam2/none: no such checkpoint; it has sam2/tiny-video, ")
+    assert problems[5] == "none/any: no such checkpoint"
+
+
+def test_with_nothing_chosen_the_models_are_listed() -> None:
+    chosen, (problem,) = trying.choose(CARDS, (), ())
+    assert chosen == []
+    assert "sam2" in problem
+    assert "co-detr" not in problem
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a reader types it, offline, with the caches of the folder."""
+    environment = {
+        "PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HOME": str(folder / "caches"), "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(folder / "caches/torch"), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-W", "ignore", "-m", "scripts", "try", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_two_models_the_one_that_is_there_runs_and_the_other_says_what_it_lacks(
+    caches: Path, photograph: Path, tmp_path: Path
+) -> None:
+    there = CHECKPOINTS["depth-anything/v2-small"]
+    WRITERS[there.load.class_](caches / "hub", there.load.name)
+    out = tmp_path / "out"
+    done = run(tmp_path, str(photograph), "--models", "depth-anything,dinov3", "--device", "cpu", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"depth-anything/v2-small: [\d,]+ ms on cpu", done.stdout)
+    assert "2 tried, 1 ran" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("dinov3/")]
+    assert len(lines) == 1
+    assert "HF_HOME" in lines[0]
+    text = (out / "picture.html").read_text("utf-8")
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert "is not on this machine" in text
+
+
+def test_if_nothing_ran_the_status_is_1_and_the_page_says_why(caches: Path, photograph: Path, tmp_path: Path) -> None:
+    done = run(
+        tmp_path, str(photograph), "--checkpoint", "depth-anything/v2-small", "--device", "cpu", "--out", str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "config.json" in done.stderr
+    assert "is not on this machine" in (tmp_path / "picture.html").read_text("utf-8")
+
+
+def test_a_broken_picture_is_told_in_a_line_before_anything_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no picture")
+    done = run(tmp_path, str(path), "--models", "sam2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{path}: no picture that Pillow can read\n"
+
+
+def test_a_process_that_ends_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trying, "attempt", ended)
+    done = trying._apart("a/b", checkpoint("timm", "create_model", "any", "classes"))
+    assert done == Attempt("a/b", error="its process was ended, most likely for want of memory")
+
+
+def ended(*_: object) -> None:
+    """As if the system had ended the process."""
+    import os
+
+    os._exit(137)
+
+
+class Tags(html.parser.HTMLParser):
+    """What a page asks for, and whether its tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.asked += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("img", "meta", "link", "br"):
+            self.open.append(tag)
+        if tag == "img":
+            assert dict(attrs)["alt"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_holds_all_it_needs_and_no_text_of_others_as_html(photograph: Path) -> None:
+    picture = open_picture(photograph)
+    mask = np.zeros((80, 120), dtype=bool)
+    mask[10:40, 20:60] = True
+    evil = "<script>alert('x')</script>"
+    each = checkpoint("timm", "create_model", evil, "classes")
+    outcomes = [
+        Found((Thing(evil, 0.9, (20, 10, 60, 40)), Thing("猫 ☃", 0.5, (-5, -5, 500, 500)))),
+        Found((Thing("masked", None, mask=mask), Thing("empty", 0.1, mask=np.zeros_like(mask)))),
+        Found((Thing("a class", 0.7),)),
+        Found(depth=np.linspace(0, 1, 80 * 120).reshape(80, 120)),
+        Found(features=np.random.default_rng(0).normal(size=(4, 6, 8))),
+        Found(features=np.zeros((4, 6, 2))),
+        Found(),
+    ]
+    tried = [Tried("Model", each, "MIT", Attempt("a/b", found, "", "cpu", 1, 20.4, 300)) for found in outcomes]
+    tried.append(Tried("Model", each, "MIT", Attempt("a/b", error=evil)))
+    text = page(evil, picture, tried, Prompt((60, 40), (1, 1, 30, 30)), random=True)
+    tags = Tags(text)
+    assert tags.open == []
+    assert evil not in text
+    assert all(source.startswith("data:image/jpeg;base64,") for source in tags.asked)
+    assert len(tags.asked) == 1 + 5  # the picture itself, and what is drawn
+    assert "nothing found" in text
+    assert "20 ms for a forward pass after a warm-up, on cpu" in text
+    assert "Random weights" in text
+
+
+def test_each_card_with_checkpoints_for_pictures_can_be_tried() -> None:
+    fit = {name.partition("/")[0] for name, each in CHECKPOINTS.items() if refused(each) is None}
+    chosen, problems = trying.choose(CARDS, tuple(sorted(fit)), ())
+    assert {card.slug for card, *_ in chosen} == fit
+    assert problems == []
