@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from scripts import site
 from scripts.__main__ import main
 from scripts.benchmarks.search import CHROMIUM
 from scripts.project import Project
+from scripts.site.build import build
+from scripts.site.gather import gather
+from scripts.site.render import render
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path(__file__).parent / "tiny"
@@ -94,6 +96,6 @@ def guarded(tiny: Project) -> Project:
         'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'
     )
     (tiny.root / "mkdocs.yml").write_text(settings.replace("font: false", "font: false, custom_dir: overrides"))
-    site.render(tiny, site.gather(tiny))
-    assert site.build(tiny)
+    render(tiny, gather(tiny))
+    assert build(tiny)
     return tiny

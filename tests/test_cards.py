@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from scripts.cards import CardError, load_library, nearest, read_yaml
-from scripts.editors import card_schema
+from scripts.cards.json_schema import card_schema
+from scripts.cards.library import load_library
+from scripts.cards.problems import CardError, nearest
+from scripts.cards.values import Quantity
+from scripts.cards.yaml_reader import read_yaml
 from scripts.project import Project
-from scripts.schema import Quantity
+from scripts.site.gather import checked_library
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BROKEN.glob("*.yml")))
@@ -144,8 +147,6 @@ def test_each_card_names_the_schema_in_its_first_line(path: Path) -> None:
 
 
 def test_the_cards_of_this_project_have_no_error() -> None:
-    from scripts.site import checked_library
-
     _, problems = checked_library(Project(ROOT), {})
     assert [str(problem) for problem in problems if problem.severity == "error"] == []
 

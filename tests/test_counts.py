@@ -7,22 +7,31 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, Command, edit
 from torch import nn
 
-from scripts import counts
-from scripts.architectures import build, centernet, graph_transformer, inputs, internimage, libraries, lora, mask_dino
-from scripts.cards import load_library
-from scripts.checks import COUNT_TOLERANCE
-from scripts.counts import Counted
-from scripts.knowledge import difference
-from scripts.numbers import published
+from scripts import fingerprint
+from scripts.architectures import counts
+from scripts.architectures.counts import Counted
+from scripts.architectures.definitions import (
+    build,
+    centernet,
+    graph_transformer,
+    inputs,
+    internimage,
+    libraries,
+    lora,
+    mask_dino,
+)
+from scripts.cards.library import load_library
+from scripts.cards.numbers import Count
+from scripts.evidence.checks import COUNT_TOLERANCE
+from scripts.evidence.knowledge import difference
+from scripts.evidence.published import published
 from scripts.project import Project
-from scripts.schema import Count
 
 
 @functools.cache
@@ -348,6 +357,15 @@ def test_the_command_names_what_it_cannot_count_and_fails(tiny: Project, command
     assert "cannot count ours/unet @ 64 x 64: LookupError: ours/unet has no definition here" in done.stderr
 
 
+@pytest.mark.parametrize("asked", [["count"], ["measure", "--models", "alpha"]])
+def test_what_is_counted_or_timed_is_of_sound_cards_alone(asked: list[str], tiny: Project, command: Command) -> None:
+    edit(tiny.cards / "beta.yml", "name: Beta\n", "")
+    done = command(*asked)
+    assert (done.returncode, done.stdout) == (1, "model_cards/beta.yml:2:1: the field 'name' is missing\n")
+    assert done.stderr == "1 card, 1 error; nothing was written\n"
+    assert not tiny.build.exists()
+
+
 # --- counting once
 
 
@@ -425,16 +443,15 @@ def test_changed_pins_make_all_counts_stale(tiny: Project, monkeypatch: pytest.M
 
 
 def test_a_changed_definition_makes_all_counts_stale(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Path(counts.__file__)
-    for name in (source.name, "trace.py", "anatomy.py", "scaling.py"):
-        shutil.copy(source.with_name(name), tiny.root)
-    shutil.copytree(source.with_name("architectures"), tiny.root / "architectures")
-    monkeypatch.setattr(counts, "__file__", str(tiny.root / source.name))
-    before = counts.digest(tiny)
-    edit(tiny.root / "architectures/yolov8.py", "BINS = 16", "BINS = 32")
-    assert counts.digest(tiny) != before
+    shutil.copytree(ROOT / "scripts", tiny.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprint, "HERE", tiny.root)
+    before = counts.fingerprint(tiny)
+    edit(tiny.root / "scripts/pages/home.py", "The page Home", "Another page")
+    assert counts.fingerprint(tiny) == before
+    edit(tiny.root / "scripts/architectures/definitions/yolov8.py", "BINS = 16", "BINS = 32")
+    assert counts.fingerprint(tiny) != before
 
 
 def test_reading_counts_needs_no_torch() -> None:
-    program = "import sys, scripts.counts, scripts.site; sys.exit('torch' in sys.modules)"
+    program = "import sys, scripts.architectures.counts, scripts.site.render; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

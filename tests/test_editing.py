@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, TINY
 from node_tools import NODE, TOOLS, needs_node_tools
 
-from scripts.editors import card_schema, fields
+from scripts.cards.json_schema import card_schema, fields
 
 SCHEMA = json.loads(card_schema())
 
@@ -25,7 +25,7 @@ SCHEMA = json.loads(card_schema())
 )
 def test_every_field_has_a_description_and_examples_that_are_valid(part: str, name: str, field: dict[str, Any]) -> None:
     assert field.get("description"), f"{part}.{name}: a docstring under the field"
-    assert field["examples"], f"{part}.{name}: an entry of EXAMPLES in scripts/editors.py"
+    assert field["examples"], f"{part}.{name}: Field(examples=...) beside it"
     validator = jsonschema.Draft202012Validator({"$defs": SCHEMA["$defs"], **field})
     for example in field["examples"]:
         assert [error.message for error in validator.iter_errors(example)] == []

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from conftest import Command, edit
 
-from scripts.cards import Library, load_library
-from scripts.evidence import Verdict, check_reported, check_shown, judge
-from scripts.numbers import differences, find, published
+from scripts.cards.claims import Claim, Reported, Shown
+from scripts.cards.library import Library, load_library
+from scripts.evidence.published import differences, find, published
+from scripts.evidence.verdicts import Verdict, check_reported, check_shown, judge
 from scripts.project import Project
-from scripts.schema import Claim, Reported, Shown
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_row_overrides_the_conditions_of_its_table(tiny: Project) -> None:
     edit(tiny.cards / "alpha.yml", "{AP: 40.5,", "{conditions: {schedule: 50 epochs}, AP: 40.5,")
     library, _ = load_library(tiny.cards, tiny.root)
     own, other = find(library, "alpha", "base/AP"), find(library, "alpha", "beta/base/AP")
-    assert differences(own, other, library.vocabulary["metrics"]) == ([], [])
+    assert differences(own, other, library.vocabulary) == ([], [])
     assert own.conditions.dataset == "COCO"
 
 

@@ -22,26 +22,32 @@ from huggingface_hub import EvalResult, ModelCard
 from playwright.sync_api import Browser
 from pybtex.database import parse_string
 
-from scripts import archive, exports, site
-from scripts.knowledge import Knowledge
-from scripts.linked import json_ld
-from scripts.numbers import published
+from scripts import exports
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import published
+from scripts.exports.json_ld import json_ld
 from scripts.project import Project
+from scripts.site import archive
+from scripts.site.gather import gather
 
 
 @pytest.fixture(scope="module")
 def knowledge() -> Knowledge:
     """The cards of this project."""
-    return site.gather(Project(ROOT))
+    return gather(Project(ROOT))
 
 
 @pytest.fixture(scope="module")
 def files(knowledge: Knowledge) -> dict[str, str]:
-    overviews = exports.overviews(knowledge, "https://example.org/r")
     return {
-        **overviews,
+        **overviews(knowledge),
         **{path: text for card in knowledge.cards for path, text in exports.of_card(card, knowledge).items()},
     }
+
+
+def overviews(knowledge: Knowledge) -> dict[str, str]:
+    """The files for all models together, by path."""
+    return {path: text for make in exports.overviews(knowledge).values() for path, text in make().items()}
 
 
 def test_bibtex_is_read_by_pybtex_and_holds_every_reference(knowledge: Knowledge, files: dict[str, str]) -> None:
@@ -126,7 +132,7 @@ def test_a_spreadsheet_takes_no_text_of_the_csv_for_a_formula(tiny: Project) -> 
     edit(tiny.cards / "alpha.yml", "name: Alpha-B", "name: '@sum(1)'")
     edit(tiny.cards / "alpha.yml", "AP: 40.5", "AP: -40.5")
     edit(tiny.cards / "alpha.yml", "above: beta/base/AP", "below: beta/base/AP")
-    text = exports.overviews(site.gather(tiny), "")["downloads/numbers.csv"]
+    text = overviews(gather(tiny))["downloads/numbers.csv"]
     fields = [field for row in csv.reader(io.StringIO(text)) for field in row]
     assert "'=cmd()" in fields
     assert "'@sum(1)" in fields
@@ -170,7 +176,7 @@ def test_the_full_text_writes_references_out(knowledge: Knowledge, files: dict[s
 
 
 def test_json_ld_says_what_the_page_says_and_cannot_end_its_script(tiny: Project) -> None:
-    card = site.gather(tiny).library.cards["alpha"]
+    card = gather(tiny).library.cards["alpha"]
     made: dict[str, Any] = json.loads(json_ld(card))
     assert (made["@context"], made["@type"], made["headline"]) == ("https://schema.org", "TechArticle", "Alpha")
     assert made["about"]["@type"] == "SoftwareSourceCode"

@@ -19,12 +19,18 @@ import yaml
 from conftest import ROOT, TINY, Command, needs_chromium
 from playwright.sync_api import Browser
 
-from scripts import execute, site
 from scripts.__main__ import annotation
 from scripts.benchmarks.search import serving
-from scripts.cards import MAX_PROBLEMS, CardError, Problem, load_library, read_yaml
+from scripts.cards.library import load_library
+from scripts.cards.problems import MAX_PROBLEMS, CardError, Problem
+from scripts.cards.prose import mathml, measurements, to_html
+from scripts.cards.yaml_reader import read_yaml
 from scripts.project import Project
-from scripts.prose import mathml, measurements, to_html
+from scripts.runs import job, schedule
+from scripts.runs.state import states
+from scripts.site.build import build
+from scripts.site.gather import checked_library, gather
+from scripts.site.render import render
 
 SECONDS = 10
 MEGABYTES = 400
@@ -90,7 +96,7 @@ FULL_CARD["references"]["alpha2020"] |= {
 
 
 def errors_of(project: Project, slug: str) -> list[Problem]:
-    _, problems = site.checked_library(project, {})
+    _, problems = checked_library(project, {})
     return [p for p in problems if p.severity == "error" and p.path.endswith(f"/{slug}.yml")]
 
 
@@ -157,9 +163,8 @@ def test_no_payload_in_any_text_of_a_card_runs_even_without_a_policy(hostile: Pr
     shutil.copytree(
         ROOT / "docs/assets", hostile.docs / "assets"
     )  # the scripts of pages put texts of cards into them, too
-    knowledge = site.gather(hostile)
-    site.render(hostile, knowledge)
-    assert site.build(hostile)
+    render(hostile, gather(hostile))
+    assert build(hostile)
     context = browser.new_context()
     foreign: list[str] = []
     dialogs: list[str] = []
@@ -317,19 +322,17 @@ def test_a_slug_never_leads_out_of_its_folder(slug: str, tiny: Project, command:
     before = sorted(tiny.root.parent.rglob("*"))
     assert command("new", slug).returncode == 1
     assert command("run", slug).returncode == 1
-    assert execute.execute(tiny, slug, "quick-cpu-0") == 1
-    assert execute.execute(tiny, "alpha", f"quick-cpu-{slug}/../../x") == 1
+    assert job.execute(tiny, slug, "quick-cpu-0") == 1
+    assert job.execute(tiny, "alpha", f"quick-cpu-{slug}/../../x") == 1
     assert sorted(tiny.root.parent.rglob("*")) == before
 
 
 def test_the_figures_of_a_record_never_lead_out_of_its_folder(tiny: Project, command: Command) -> None:
     command("run")
-    from scripts import execute, runs
-
-    record = execute.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
+    record = schedule.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
     (tiny.root / "secret.svg").write_text("secret")
     record.write_text(record.read_text().replace("figures/margin.light.svg", "../../../../secret.svg"))
-    assert runs.states(tiny)["alpha"].status == "not run"
+    assert states(tiny)["alpha"].status == "not run"
 
 
 @pytest.mark.parametrize("latex", [r"\sqrt{" * 3000 + "}" * 3000, "x^{" * 5000, r"\hat" * 5000, "{" * 41 + "}" * 41])

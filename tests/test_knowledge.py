@@ -9,9 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from scripts.cards import Library, load_library
-from scripts.prose import to_text
-from scripts.schema import Card
+from scripts.cards.library import Library, load_library
+from scripts.cards.prose import to_text
+from scripts.cards.schema import Card
 
 SLUGS = (
     "attention-unet", "centernet", "detectron2", "detr", "dinov2", "faster-rcnn", "graph-transformer",
@@ -109,13 +109,13 @@ def test_a_name_that_means_two_things_is_told_apart(library: Library) -> None:
 
 
 def test_terms_of_the_glossary_lead_to_cards_that_exist(library: Library) -> None:
-    for name, term in library.vocabulary["glossary"].items():
-        assert term["definition"].strip(), name
-        assert set(term.get("see", [])) <= library.cards.keys(), name
+    for name, term in library.vocabulary.glossary.items():
+        assert term.definition.strip(), name
+        assert set(term.see) <= library.cards.keys(), name
 
 
 def test_every_metric_says_what_it_is(library: Library) -> None:
-    for name, metric in library.vocabulary["metrics"].items():
-        assert metric["kind"] in {"size", "compute", "quality", "speed", "memory", "cost"}, name
-        assert metric["better"] in {"higher", "lower"}, name
-        assert metric["definition"], name
+    for name, metric in library.vocabulary.metrics.items():
+        assert metric.kind in {"size", "compute", "quality", "speed", "memory", "cost"}, name
+        assert metric.better in {"higher", "lower"}, name
+        assert metric.definition, name

@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command, edit
 
-from scripts import execute, runs, shared, site
 from scripts.project import Project
+from scripts.runs import cache, job, schedule
+from scripts.runs.record import SUMS
+from scripts.runs.state import states
+from scripts.site.build import recover
 
 KILLS = 20
 
@@ -45,8 +48,8 @@ def kill_after(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def run_examples(project: Project) -> None:
     """As `python -m scripts run` does, without the seconds that Snakemake takes to start."""
-    for wanted in execute.missing(project, execute.wanted_targets(project, ["alpha", "beta"], None, "cpu")):
-        assert execute.execute(project, wanted.slug, wanted.key) == 0
+    for wanted in schedule.missing(project, schedule.wanted_targets(project, ["alpha", "beta"], None, "cpu")):
+        assert job.execute(project, wanted.slug, wanted.key) == 0
 
 
 def two_versions(project: Project) -> list[str]:
@@ -71,7 +74,7 @@ def test_a_build_killed_at_any_of_twenty_moments_leaves_a_whole_site_and_all_run
     for i in range(KILLS):
         (tiny.cards / "beta.yml").write_text(versions[i % 2])
         kill_after(start(tiny, "scripts", "build"), moments.uniform(0.05, 1.3 * duration))
-        site.recover(tiny)  # what the next build does first
+        recover(tiny)  # what the next build does first
         assert snapshot(tiny.site) in whole, f"kill {i}"
         assert snapshot(tiny.runs) == finished
     assert command("build").returncode == 0
@@ -86,16 +89,16 @@ def test_a_run_killed_on_its_way_leaves_the_finished_runs_and_is_made_again(tiny
         '    (out / "record.json")',
         '    import time; time.sleep(0.3)\n    (out / "record.json")',
     )
-    keys = [wanted.key for wanted in execute.wanted_targets(tiny, ["alpha", "beta"], None, "cpu")]
+    keys = [wanted.key for wanted in schedule.wanted_targets(tiny, ["alpha", "beta"], None, "cpu")]
     moments = random.Random(1)
     for _ in range(6):
-        kill_after(start(tiny, "scripts.execute", "alpha", keys[0]), moments.uniform(0.2, 1.0))
+        kill_after(start(tiny, "scripts.runs.job", "alpha", keys[0]), moments.uniform(0.2, 1.0))
         now = snapshot(tiny.runs)
         assert {name: now.get(name) for name in finished} == finished
-        assert runs.states(tiny)["alpha"].status in ("not run", "ok")
-        assert runs.states(tiny)["alpha"].record is not None
+        assert states(tiny)["alpha"].status in ("not run", "ok")
+        assert states(tiny)["alpha"].record is not None
     run_examples(tiny)
-    assert {run.status for run in runs.states(tiny).values()} == {"ok"}
+    assert {run.status for run in states(tiny).values()} == {"ok"}
 
 
 def test_a_kill_between_the_two_renames_is_recovered_by_the_next_build(
@@ -116,7 +119,7 @@ def test_a_kill_between_the_two_renames_is_recovered_by_the_next_build(
         with pytest.raises(KeyboardInterrupt):
             command("build")
     assert not tiny.site.exists()
-    site.recover(tiny)
+    recover(tiny)
     assert snapshot(tiny.site) == first
     assert "is built" in command("build").stdout
     assert snapshot(tiny.site) != first
@@ -125,8 +128,8 @@ def test_a_kill_between_the_two_renames_is_recovered_by_the_next_build(
 @pytest.mark.parametrize("damage", ["cut", "edited", "figure edited", "figure gone", "sums gone", "sums edited"])
 def test_a_run_that_was_cut_off_or_edited_is_seen_and_made_again(damage: str, tiny: Project) -> None:
     run_examples(tiny)
-    folder = execute.wanted_targets(tiny, ["alpha"], None, "cpu")[0].folder(tiny)
-    record, figure, sums = folder / "record.json", folder / "figures/margin.dark.svg", folder / runs.SUMS
+    folder = schedule.wanted_targets(tiny, ["alpha"], None, "cpu")[0].folder(tiny)
+    record, figure, sums = folder / "record.json", folder / "figures/margin.dark.svg", folder / SUMS
     before = json.loads(record.read_text())["results"]
     match damage:
         case "cut":
@@ -141,9 +144,9 @@ def test_a_run_that_was_cut_off_or_edited_is_seen_and_made_again(damage: str, ti
             sums.unlink()
         case _:
             sums.write_text(sums.read_text().replace("a", "b"))
-    assert runs.states(tiny)["alpha"].status == "not run"
+    assert states(tiny)["alpha"].status == "not run"
     run_examples(tiny)
-    assert runs.states(tiny)["alpha"].status == "ok"
+    assert states(tiny)["alpha"].status == "ok"
     assert json.loads(record.read_text())["results"] == before
 
 
@@ -174,10 +177,10 @@ def test_a_full_disk_is_told_by_a_job_too(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "record.json")
 
     monkeypatch.chdir(tiny.root)
-    monkeypatch.setattr(shared, "fetch", full)
-    monkeypatch.setattr(sys, "argv", ["execute", "alpha", "quick-cpu-0123456789ab"])
+    monkeypatch.setattr(cache, "fetch", full)
+    monkeypatch.setattr(sys, "argv", ["job", "alpha", "quick-cpu-0123456789ab"])
     with pytest.raises(SystemExit, match="1"):
-        runpy.run_path(str(ROOT / "scripts" / "execute.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "scripts" / "runs" / "job.py"), run_name="__main__")
     assert "record.json: No space left on device. The disk is full: make room" in capsys.readouterr().err
 
 

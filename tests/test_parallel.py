@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from scripts import site
 from scripts.benchmarks.projects import with_cards
-from scripts.parallel import FEWEST, call_all
+from scripts.machine import FEWEST, call_all
 from scripts.project import Project
+from scripts.site.gather import gather
+from scripts.site.render import render
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -48,10 +49,10 @@ def test_a_site_rendered_by_two_processes_has_the_same_bytes_as_by_one(tmp_path:
     for jobs in (1, 2):
         with_cards(tmp_path / "project", ROOT, FEWEST)
         project = Project(tmp_path / "project")
-        site.render(project, site.gather(project, jobs=jobs), jobs)
+        render(project, gather(project, jobs=jobs), jobs)
         files = [path for path in project.docs.rglob("*") if path.is_file()]
         texts.append({path.relative_to(project.docs): path.read_bytes() for path in files})
-        assert site.render(project, site.gather(project, jobs=jobs), jobs) == 0
+        assert render(project, gather(project, jobs=jobs), jobs) == 0
         shutil.rmtree(project.root)
     assert len(texts[0]) > FEWEST
     assert texts[0] == texts[1]
@@ -62,7 +63,7 @@ def test_no_process_outlives_the_command_that_is_killed(tmp_path: Path) -> None:
     notes = tmp_path / "pids"
     code = f"""
 import os, time
-from scripts.parallel import call_all
+from scripts.machine import call_all
 def note():
     with open({str(notes)!r}, "a") as file:
         file.write(f"{{os.getpid()}}\\n")

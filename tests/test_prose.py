@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import prose
-from scripts.prose import Glossary, Terms, measurements, references, sections, to_html, to_text
+from scripts.cards import prose
+from scripts.cards.prose import Glossary, Terms, measurements, references, sections, to_html, to_text
 
 
 def echo(ref: str) -> str:

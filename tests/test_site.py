@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from conftest import ROOT, Command, edit
 
-from scripts import cells, pages, site
+from scripts.pages import cells, environment
+from scripts.pages.example import draws
 from scripts.project import Project
+from scripts.site.render import generated
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -29,7 +31,7 @@ def test_two_renders_give_the_same_bytes_and_the_second_writes_nothing(tiny: Pro
     times = {path: path.stat().st_mtime_ns for path in tiny.docs.rglob("*") if path.is_file()}
     assert "0 files changed" in command("render").stdout
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    for name in site.GENERATED:
+    for name in generated():
         subprocess.run(["rm", "-rf", str(tiny.docs / name)], check=True)
     command("render")
     assert snapshot(tiny.docs) == first
@@ -95,7 +97,7 @@ def test_a_failing_mkdocs_leaves_the_last_good_site_untouched(tiny: Project, com
 
 def test_a_build_without_a_change_is_skipped_whatever_was_compiled(tiny: Project, command: Command) -> None:
     assert "is built" in command("build").stdout
-    compiled = tiny.root / "scripts" / "templates" / "__pycache__"
+    compiled = tiny.root / "scripts" / "pages" / "templates" / "__pycache__"
     compiled.mkdir(parents=True)
     (compiled / "page.cache").write_bytes(b"compiled")
     assert "is up to date" in command("build").stdout
@@ -107,8 +109,8 @@ def test_pages_are_made_where_compiled_templates_cannot_be_kept(monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuse)
-        assert pages._compiled() is None
-    assert pages._compiled() is not None
+        assert environment._compiled() is None
+    assert environment._compiled() is not None
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_each_figure_of_our_examples_has_a_cell_that_draws_it(path: Path) -> Non
     ]
     assert len(names) >= 4
     for name in names:
-        assert sum(pages.draws(cell, name) for cell in read) == 1, name
+        assert sum(draws(cell, name) for cell in read) == 1, name
 
 
 def test_checking_and_rendering_import_no_torch(tiny: Project) -> None:
