@@ -79,4 +79,4 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra benchmarks -o requirements-benchmarks.txt
 
 clean:
-	rm -rf build site docs/index.md docs/{api,charts,choose,compare,detectors,downloads,evidence,examples,figures,glossary,licensing,lineage,models,notes,numbers,scaling,tasks,feed.xml,llms.txt,llms-full.txt}
+	git clean -fdXq docs build site

@@ -18,8 +18,8 @@ HERE = Path(__file__).parents[1]
 
 
 def of_run(project: Project, slug: str, preset: str, device: str) -> str:
-    """Of an example's run: the script and what it imports of `examples/`."""
-    files = [project.examples / f"{slug}.py"]
+    """Of an example's run: the file to read, those of its experiments (also what was chosen for them), and what they import."""
+    files = [project.examples / f"{slug}.py", *project.claims_of(slug).parent.glob(f"{slug}.*")]
     return _of(project, f"{preset} {device}\n", files, project.examples, project.root)
 
 
@@ -47,9 +47,9 @@ def _content(path: Path, _changed: int) -> bytes:
 
 
 def local_imports(script: Path, root: Path) -> set[Path]:
-    """All modules below `root` that a script imports, directly or through others."""
+    """All modules below `root` that a script imports, directly or through others; none of a file of data."""
     found: set[Path] = set()
-    queue = [script]
+    queue = [script] if script.suffix == ".py" else []
     while queue:
         path = queue.pop()
         package = path.relative_to(root).parent.parts

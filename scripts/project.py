@@ -20,6 +20,10 @@ class Project:
     def examples(self) -> Path:
         return self.root / "examples"
 
+    def claims_of(self, slug: str) -> Path:
+        """Where the experiments behind a card stand, if they have a file of their own."""
+        return self.examples / "claims" / f"{slug}.py"
+
     @property
     def docs(self) -> Path:
         return self.root / "docs"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from scripts.__main__ import main
 from scripts.benchmarks.search import CHROMIUM
@@ -19,15 +18,24 @@ from scripts.site.build import build
 from scripts.site.gather import gather
 from scripts.site.render import render
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = Path(__file__).parent / "tiny"
-BROKEN = Path(__file__).parent / "broken"
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+TINY = TESTS / "tiny"
+BROKEN = TESTS / "broken"
 
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)
-needs_chromium = pytest.mark.skipif(
+no_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here, so no page was tested in a browser: apt-get install chromium"
 )
+
+
+def needs_chromium(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test of pages in a browser."""
+    return pytest.mark.browser(no_chromium(test))
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,15 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), "utf-8")
 
 
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright  # a test of cards needs no browser
+
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -89,8 +104,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def guarded(tiny: Project) -> Project:
-    """The tiny project with this project's theme."""
-    subprocess.run(["cp", "-r", str(ROOT / "overrides"), str(tiny.root)], check=True)
+    """The tiny project with this project's theme, built."""
+    shutil.copytree(ROOT / "overrides", tiny.root / "overrides")
     settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
     settings = settings.replace(
         'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'

@@ -19,9 +19,9 @@ from axe_core_python.sync_playwright import Axe
 from conftest import ROOT, needs_chromium
 from playwright.sync_api import Browser, Page
 
+from scripts import runs
 from scripts.benchmarks.search import serving
 from scripts.project import Project
-from scripts.runs.state import states
 
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
+    are_run = all(state.status == "ok" for state in runs.states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
     for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
         made = ROOT / "build" / name

@@ -14,18 +14,15 @@ import torch
 from conftest import ROOT, Command, edit
 from torch import nn
 
-from scripts.architectures import latency, measure, studies
-from scripts.architectures.anatomy import MOST_ROWS, REST, Part, stages
-from scripts.architectures.counts import Counted, count, size_of_input
-from scripts.architectures.forward import cost_of, trace
-from scripts.architectures.latency import Latency
-from scripts.architectures.scaling import SWEEPS, Claimed, Measured, Point, Sweep, slope
-from scripts.cards.library import load_library
-from scripts.evidence.published import compared, differences, find
-from scripts.pages import model
+from scripts import latency, measure, pages, site, studies
+from scripts.anatomy import MOST_ROWS, REST, Part, stages
+from scripts.cards import load_library
+from scripts.counts import Counted, count, size_of_input
+from scripts.latency import Latency
+from scripts.numbers import compared, differences, find
 from scripts.project import Project
-from scripts.site.gather import gather
-from scripts.site.render import generated
+from scripts.scaling import SWEEPS, Claimed, Measured, Point, Sweep, slope
+from scripts.trace import cost_of, trace
 
 LIBRARY, _ = load_library(ROOT / "model_cards", ROOT)
 
@@ -121,7 +118,7 @@ def test_sweeps_are_of_cards_that_exist_and_grow() -> None:
 
 def test_rankings_and_assertions_use_the_same_conditions(tiny: Project) -> None:
     library, _ = load_library(ROOT / "model_cards", ROOT)
-    metrics = library.vocabulary
+    metrics = library.vocabulary["metrics"]
     a = find(library, "detr", "r50/AP_L")
     other = dataclasses.replace(a, conditions=a.conditions.model_copy(update={"schedule": "12 epochs"}))
     assert differences(a, other, metrics) == ([], ["schedule"])
@@ -168,8 +165,8 @@ def test_a_variant_shows_its_own_input_and_those_that_no_other_is_counted_at(tin
     edit(tiny.cards / "alpha.yml", "base: {name: Alpha-B,", f"{other}\n  {own}")
     timed = [dataclasses.replace(ENTRY, input=size, repeats=repeats) for size, repeats in sizes.items()]
     latency.write(latency.kept_folder(tiny) / "some-cpu.json", {"name": "Some CPU"}, timed)
-    knowledge = gather(tiny)
-    rows = model._latencies(knowledge.library.cards["alpha"], knowledge)
+    knowledge = site.gather(tiny)
+    rows = pages._latencies(knowledge.library.cards["alpha"], knowledge)
     assert {(row["name"], row["input"]) for row in rows} == {
         ("Alpha-B", "8 x 8"), ("Alpha-B", "10 x 10"), ("Alpha-A", "9 x 9"), ("Alpha-A", "10 x 10"),
     }  # fmt: skip
@@ -206,7 +203,7 @@ def test_whatever_ends_a_timing_is_recorded(
 def test_generated_pages_of_scaling_are_cleaned_up_like_the_others(tiny: Project, command: Command) -> None:
     command("render")
     assert (tiny.docs / "scaling/index.md").is_file()
-    assert "scaling" in generated()
+    assert "scaling" in site.GENERATED
     stale = tiny.docs / "scaling" / "old.md"
     Path(stale).write_text("old")
     command("render")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scripts.architectures.definitions.yolov8 import YOLOv8 as Counted
+from scripts.architectures.yolov8 import YOLOv8 as Counted
 
 yolov8 = importlib.import_module("yolov8")
 

@@ -22,7 +22,7 @@
         specification.params = [{ name: "view", select: "interval", bind: "scales" }];
         specification.width = "container";
         specification.autosize = { type: "fit-x", contains: "padding" };
-        specification.layer[1].params = specification.params;
+        specification.layer.find((layer) => layer.encoding.href).params = specification.params;
         delete specification.params;
         const live = document.createElement("div");
         live.className = "chart-live";

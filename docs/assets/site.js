@@ -5,3 +5,23 @@ function nameLandmarks() {
 }
 nameLandmarks();
 new MutationObserver(nameLandmarks).observe(document.body, { childList: true, subtree: true });
+
+// A link into something folded opens it; on paper everything is open, and in light colours.
+function reveal() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
+  target?.querySelector(":scope > details")?.setAttribute("open", "");
+  if (target) target.scrollIntoView();
+}
+addEventListener("hashchange", reveal);
+reveal();
+let before;
+addEventListener("beforeprint", () => {
+  before = { scheme: document.body.dataset.mdColorScheme, closed: [...document.querySelectorAll("details:not([open])")] };
+  document.body.dataset.mdColorScheme = "default";
+  before.closed.forEach((each) => { each.open = true; });
+});
+addEventListener("afterprint", () => {
+  document.body.dataset.mdColorScheme = before.scheme;
+  before.closed.forEach((each) => { each.open = false; });
+});

@@ -20,7 +20,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, withStroke
 from numpy.typing import ArrayLike, NDArray
@@ -304,6 +304,16 @@ def show_image(ax: Axes, image: Any, title: str | None = None, **options: Any) -
         ax.set_title(title)
 
 
+def show_heat(ax: Axes, image: Any, heat: Any, title: str | None = None) -> None:
+    """Shows an image (3, H, W) in grey, dimmed, under a map (h, w) that covers all of it, bright where there is much."""
+    grey = _channels_last(image).mean(-1)
+    high, wide = grey.shape
+    show_image(ax, grey, title, vmax=1.6)
+    extent = (-0.5, wide - 0.5, high - 0.5, -0.5)
+    ax.imshow(np.asarray(heat), cmap="magma", alpha=0.6, extent=extent, interpolation="bilinear")
+    ax.autoscale(False)
+
+
 def _channels_last(image: Any) -> NDArray[Any]:
     """(H, W) or (H, W, 3) from any of the layouts that `show_image` takes."""
     if hasattr(image, "detach"):  # a tensor, wherever it lies
@@ -350,4 +360,4 @@ def draw_boxes(
     top, bottom = sorted(ax.get_ylim())
     for (x0, y0, _, _), label in zip(boxes - 0.5, labels or [], strict=False):
         above = y0 - top > 0.1 * (bottom - top)  # else the label would leave the image
-        ax.text(x0, y0, label, color="white", fontsize=8, va="bottom" if above else "top", bbox=tag, clip_on=True)
+        ax.text(x0, y0, label, color="white", fontsize=9, va="bottom" if above else "top", bbox=tag, clip_on=True)

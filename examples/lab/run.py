@@ -1,22 +1,25 @@
 """What every example shares around its idea: command line, progress, results, figures and the record of the run.
 
-An example starts with ``run = Run.start("unet")``, opens experiments, gives each its results (one value per seed)
-and its figures, and ends with ``run.finish()``. The claims of a card are checked against the record.
+An example starts with ``run = Run.start("unet")``, shows what its cells find (`Run.show`, `Run.figure`), and ends with
+``run.finish()``. With ``--claims`` that calls the experiments of ``claims/unet.py``, which open experiments, give each
+its results (one value per seed) and its figures. The claims of a card are checked against the one record of both.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -31,12 +34,13 @@ from lab.figures import Draw, save
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
 PRESETS = ("smoke", "quick", "full")
 SEEDS: Mapping[str, int] = MappingProxyType({"smoke": 1, "quick": 3, "full": 5})
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 SHORTEST_ALT = 20  # characters; less cannot say what a figure shows
+ARGUMENTS = "EXAMPLE_ARGUMENTS"  # environment variable: the command line of a notebook, which has none of its own
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -50,6 +54,10 @@ class Settings:
         seeds: one training, or one draw of the data, for each.
         out: folder of the record and the figures.
         weights: "random" or "pretrained".
+        claims: whether the experiments of ``claims/<slug>.py`` run, too.
+        only: names of the experiments that run; all where empty.
+        search: whether the searches of the claims are made anew.
+        picture: the reader's photograph, or None.
     """
 
     preset: str
@@ -57,6 +65,10 @@ class Settings:
     seeds: tuple[int, ...]
     out: Path
     weights: str
+    claims: bool = False
+    only: tuple[str, ...] = ()
+    search: bool = False
+    picture: Path | None = None
 
 
 class Run:
@@ -67,37 +79,54 @@ class Run:
         settings: from the command line.
     """
 
-    def __init__(self, slug: str, settings: Settings) -> None:
+    def __init__(self, slug: str, settings: Settings, needs: Mapping[str, Any] | None = None) -> None:
         self.slug = slug
         self.settings = settings
+        self._needs = dict(needs) if needs else None
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         self._experiments: list[Experiment] = []
         self._results: dict[str, dict[str, Any]] = {}
         self._figures: list[dict[str, Any]] = []
+        self._shown: list[dict[str, str]] = []
 
     @classmethod
-    def start(cls, slug: str, *, seeds: Mapping[str, int] = SEEDS, argv: Sequence[str] | None = None) -> Run:
+    def start(
+        cls,
+        slug: str,
+        *,
+        seeds: Mapping[str, int] = SEEDS,
+        argv: Sequence[str] | None = None,
+        pretrained: bool | None = None,
+        needs: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Reads the command line and sets the number of CPU threads.
 
         Args:
             slug: of the example and its card.
             seeds: number of seeds for each preset.
-            argv: arguments; those of the process where none are given, and none in a notebook.
+            argv: arguments; those of the process where none are given, in a notebook those of `ARGUMENTS`.
+            pretrained: whether the example can load published weights. Where False, asking for them is refused; None
+                leaves it to the example.
+            needs: what the preset "full" needs, e.g. {"memory_gb": 8, "minutes": 60, "card": "...", "estimate": True}.
 
         Raises:
             SystemExit: an argument is wrong, or torch cannot give the device asked for.
         """
         if argv is None and "ipykernel" in sys.modules:
-            argv = []  # in a notebook, sys.argv belongs to the kernel
+            argv = shlex.split(os.environ.get(ARGUMENTS, ""))  # in a notebook, sys.argv belongs to the kernel
         options = _parser(slug).parse_args(argv)
+        weights = _weights(options, pretrained)
         device = _device(options.device)
         preset = options.preset or ("quick" if device.type == "cpu" else "full")
         torch.set_num_threads(options.threads)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         numbers = tuple(range(options.seed, options.seed + seeds[preset]))
-        return cls(slug, Settings(preset, device, numbers, options.out.resolve(), options.weights))
+        out, only = options.out.resolve(), tuple(options.claims or ())
+        claims = options.claims is not None or options.search
+        picture = options.picture.resolve() if options.picture else None
+        return cls(slug, Settings(preset, device, numbers, out, weights, claims, only, options.search, picture), needs)
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +149,17 @@ class Run:
         return self.settings.preset
 
     def experiment(
-        self, name: str, *, question: str, data: str, parameters: int | None = None, steps: int | None = None
+        self,
+        name: str,
+        *,
+        question: str,
+        data: str,
+        parameters: int | None = None,
+        steps: int | None = None,
+        arms: Mapping[str, Mapping[str, int]] | None = None,
+        floor: tuple[str, float] | None = None,
+        power: Mapping[str, Any] | None = None,
+        cannot_show: str | None = None,
     ) -> Experiment:
         """Opens an experiment.
 
@@ -130,15 +169,42 @@ class Run:
             data: what it is trained and tested on, with sizes.
             parameters: of the model; of the largest, where several are compared.
             steps: optimisation steps of each training.
+            arms: for each arm its "parameters" and "steps", which should be equal.
+            floor: what is measured and the value below which a training counts as failed.
+            power: a control for which the effect is seen: {"control": sentence, "result": name, "above": bound}, or "below".
+            cannot_show: what the experiment is too small to show, one sentence.
 
         Raises:
             ValueError: the name is malformed or taken, or a text is empty.
         """
         _check_name(name, [each.name for each in self._experiments], "experiment")
         _check_text(f"experiment {name!r}", question=question, data=data)
-        experiment = Experiment(self, name, question, data, parameters, steps)
+        if power is not None and set(power) not in ({"control", "result", "above"}, {"control", "result", "below"}):
+            raise ValueError(
+                f"experiment {name!r}: power needs control, result, and above or below, not {sorted(power)}"
+            )
+        limit = {"what": floor[0], "value": floor[1]} if floor else None
+        sizes = {arm: dict(each) for arm, each in (arms or {}).items()}
+        control = dict(power) if power else None
+        experiment = Experiment(self, name, question, data, parameters, steps, sizes, limit, control, cannot_show)
         self._experiments.append(experiment)
         return experiment
+
+    def show(self, name: str, shown: str | Sequence[Mapping[str, object]]) -> None:
+        """Prints what a cell found, and keeps it for the page.
+
+        Args:
+            name: unique among the texts of the run, lower case with underscores.
+            shown: a text, or a table as one mapping for each row, all with the same keys.
+
+        Raises:
+            ValueError: the name is malformed or taken, or there is nothing to show.
+        """
+        _check_name(name, [each["name"] for each in self._shown], "text")
+        text = shown if isinstance(shown, str) else _table(shown)
+        _check_text(f"text {name!r}", shown=text)
+        print(text)
+        self._shown.append({"name": name, "text": text})
 
     def figure(self, name: str, draw: Draw, *, caption: str, alt: str) -> None:
         """Draws a picture of the concept, which belongs to no experiment; see `Experiment.figure`."""
@@ -160,7 +226,9 @@ class Run:
         return bar
 
     def finish(self) -> Path:
-        """Writes ``record.json`` in one move, prints where figures and record are, and returns its path."""
+        """Runs the experiments where asked for, writes ``record.json`` in one move, and returns its path."""
+        if self.settings.claims:
+            self._test()
         path = self.out / "record.json"
         text = json.dumps(self._record(), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -172,9 +240,35 @@ class Run:
         print(f"record  {path}")
         return path
 
+    def _test(self) -> None:
+        """Calls the experiments of ``claims/<slug>.py``, which take the ideas from the example that is running."""
+        if not self._claims_file().is_file():
+            return  # the example holds its experiments itself
+        main = sys.modules["__main__"]
+        if Path(getattr(main, "__file__", None) or self.slug).stem == self.slug:  # a notebook has no file
+            sys.modules.setdefault(self.slug, main)  # so that `from detr import ...` makes no second copy
+        experiments = experiments_of(self.slug)
+        if wrong := set(self.settings.only) - set(experiments):
+            raise SystemExit(f"--claims: no experiment {', '.join(sorted(wrong))}; there are {', '.join(experiments)}")
+        for name, experiment in experiments.items():
+            if not self.settings.only or name in self.settings.only:
+                started = time.perf_counter()
+                experiment(self)
+                print(f"claims  {name}, {time.perf_counter() - started:.0f} s")
+
+    def _claims_file(self) -> Path:
+        return PROJECT / "examples" / "claims" / f"{self.slug}.py"
+
+    def _all_tested(self) -> bool:
+        """Whether every experiment of the example ran, so that the record can back its card."""
+        return bool(self._experiments) and not self.settings.only
+
     def _record(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
+            "claims": self._all_tested(),
+            "needs": self._needs,
+            "shown": self._shown,
             "slug": self.slug,
             "preset": self.settings.preset,
             "device": _described_device(self.device),
@@ -189,21 +283,33 @@ class Run:
         } | _peak_memory(self.device)
 
     def _add_result(
-        self, name: str, values: Sequence[float], unit: str, meaning: str, exact: bool, experiment: str
+        self,
+        name: str,
+        values: Sequence[float | None],
+        unit: str,
+        meaning: str,
+        exact: bool,
+        experiment: str,
+        failed: Mapping[int, str],
     ) -> None:
         _check_name(name, self._results, "result")
         _check_text(f"result {name!r}", meaning=meaning)
-        numbers = [float(value) for value in values]
+        numbers = [None if value is None or math.isnan(value) else float(value) for value in values]
         wanted = 1 if exact else len(self.seeds)
         if len(numbers) != wanted:
             reason = "an exact result" if exact else f"{wanted} seeds"
             raise ValueError(f"result {name!r}: {len(numbers)} values for {reason}; expected {wanted}")
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"result {name!r}: {numbers} holds a value that is not finite")
+        missing = [] if exact else [seed for seed, number in zip(self.seeds, numbers, strict=True) if number is None]
+        defined = [number for number in numbers if number is not None]
+        if not all(map(math.isfinite, defined)) or set(missing) - set(failed) or (exact and not defined):
+            raise ValueError(
+                f"result {name!r}: {list(values)} holds a value that is not finite, and no reason is given"
+            )
         self._results[name] = {
             "values": numbers,
-            "mean": statistics.fmean(numbers),
-            "std": statistics.pstdev(numbers),
+            "failed": [{"seed": seed, "reason": failed[seed]} for seed in missing],
+            "mean": statistics.fmean(defined) if defined else None,
+            "std": statistics.pstdev(defined) if defined else None,
             "unit": unit,
             "meaning": meaning,
             "exact": exact,
@@ -242,23 +348,40 @@ class Experiment:
     data: str
     parameters: int | None = None
     steps: int | None = None
+    arms: dict[str, dict[str, int]] = field(default_factory=dict)
+    floor: dict[str, Any] | None = None
+    power: dict[str, Any] | None = None
+    cannot_show: str | None = None
+    searches: list[dict[str, Any]] = field(default_factory=list, init=False)
     results: list[str] = field(default_factory=list, init=False)
     figures: list[str] = field(default_factory=list, init=False)
 
-    def result(self, name: str, values: Sequence[float], *, unit: str, meaning: str, exact: bool = False) -> None:
+    def result(
+        self,
+        name: str,
+        values: Sequence[float | None],
+        *,
+        unit: str,
+        meaning: str,
+        exact: bool = False,
+        failed: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         """Records a result, which claims of the card may refer to.
 
         Args:
             name: unique in the run, lower case with underscores.
-            values: one per seed, in the order of `Run.seeds`; a single one where `exact`.
+            values: one per seed, in the order of `Run.seeds`; a single one where `exact`. None or NaN where it is
+                undefined: never a number that stands for nothing.
             unit: e.g. "%", "ms", "px"; "" for a plain ratio.
             meaning: what the value says, one sentence.
             exact: counted or derived, so that seeds do not matter.
+            failed: for each seed without a value the reason.
 
         Raises:
-            ValueError: a wrong number of values, one that is not finite, or a name that is malformed or taken.
+            ValueError: a wrong number of values, one that is undefined without a reason or infinite, or a name that is
+                malformed or taken.
         """
-        self.run._add_result(name, values, unit, meaning, exact, self.name)
+        self.run._add_result(name, values, unit, meaning, exact, self.name, failed)
         self.results.append(name)
 
     def figure(self, name: str, draw: Draw, *, caption: str, alt: str) -> None:
@@ -284,14 +407,58 @@ class Experiment:
             "data": self.data,
             "parameters": self.parameters,
             "steps": self.steps,
+            "arms": self.arms,
+            "searches": list(self.searches),
+            "floor": self.floor,
+            "power": self.power,
+            "cannot_show": self.cannot_show,
             "results": list(self.results),
             "figures": list(self.figures),
         }
 
 
+def experiments_of(slug: str) -> dict[str, Callable[[Run], None]]:
+    """The experiments of ``claims/<slug>.py`` by name, in their order."""
+    return {each.__name__: each for each in importlib.import_module(f"claims.{slug}").EXPERIMENTS}
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as lines with aligned columns, numbers to the right."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    right = [isinstance(value, int | float) for value in rows[0].values()]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = (
+        "  ".join(f"{text:>{w}}" if r else f"{text:<{w}}" for text, w, r in zip(line, widths, right, strict=True))
+        for line in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _weights(options: argparse.Namespace, pretrained: bool | None) -> str:
+    """ "pretrained" where published weights are asked for, in words or by a picture.
+
+    Raises SystemExit where the example has none to load.
+    """
+    asked = options.weights == "pretrained" or options.picture is not None
+    if asked and pretrained is False:
+        flag = "--picture" if options.picture is not None else "--weights pretrained"
+        raise SystemExit(f"{flag}: this example loads no published weights; leave the flag out.")
+    if options.picture is not None and not options.picture.is_file():
+        raise SystemExit(f"--picture: there is no file {options.picture}")
+    return "pretrained" if asked else "random"
+
+
 def _parser(slug: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"{slug}.py", allow_abbrev=False, epilog="Without --device: the GPU where there is one, else the CPU."
+        prog=f"{slug}.py",
+        allow_abbrev=False,
+        epilog=f"Without --device: the GPU where there is one, else the CPU. A notebook takes its arguments from {ARGUMENTS}.",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to run")
     parser.add_argument("--preset", choices=PRESETS, help="size of the run; quick on a CPU, full on a GPU")
@@ -305,8 +472,21 @@ def _parser(slug: str) -> argparse.ArgumentParser:
         help="folder of record and figures (default build/examples/SLUG)",
     )
     parser.add_argument(
-        "--weights", choices=("random", "pretrained"), default="random", help="where models start (default random)"
+        "--claims",
+        nargs="*",
+        metavar="NAME",
+        help="run the experiments of claims/SLUG.py after the cells: all, or only those named (not for the site)",
     )
+    parser.add_argument(
+        "--search", action="store_true", help="make the searches of the claims anew (long), and keep them"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("random", "pretrained"),
+        default="random",
+        help="pretrained: load the published weights where the example can (default random: it trains its own)",
+    )
+    parser.add_argument("--picture", type=Path, metavar="PATH", help="your photograph, for the published weights")
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default 1)")
     return parser
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.cards.library import Library
+from scripts.cards.values import size_of
 from scripts.files import write
 from scripts.fingerprint import of_module
 from scripts.project import Project
@@ -76,11 +77,6 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def size_of_input(text: str) -> tuple[int, ...]:
-    """(800, 1066) for `800 x 1066`."""
-    return tuple(int(part) for part in text.split(" x "))
-
-
 def count(key: str) -> Counted:
     """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.trace`.
 
@@ -91,5 +87,5 @@ def count(key: str) -> Counted:
     from scripts.architectures.forward import trace
 
     name, _, size = key.partition(" @ ")
-    model = trace(name, size_of_input(size))
+    model = trace(name, size_of(size))
     return Counted(float(model.parameters), model.macs, size)

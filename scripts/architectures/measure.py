@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.architectures import latency
-from scripts.architectures.counts import first_line, needed, size_of_input
+from scripts.architectures.counts import first_line, needed
 from scripts.architectures.latency import Latency
 from scripts.cards.library import Library
+from scripts.cards.values import size_of
 from scripts.machine import device_class
 from scripts.project import Project
 
@@ -81,7 +82,7 @@ def measure(project: Project, library: Library, options: argparse.Namespace) -> 
         build, _, size = key.partition(" @ ")
         size = re.sub(r"\s*x\s*", " x ", options.input) if options.input else size
         job = Job(
-            build, size_of_input(size), device, options.batch, options.precision, options.repeats, threads,
+            build, size_of(size), device, options.batch, options.precision, options.repeats, threads,
             options.seconds,
         )  # fmt: skip
         entry = _entry(context, job, about["name"], size)

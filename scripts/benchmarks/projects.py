@@ -80,4 +80,6 @@ def _copy_words(cards: Path, source: Path) -> None:
         words.pop("notes", None)
         for term in words.get("glossary", {}).values():
             term["see"] = [slug for slug in term.get("see", []) if (cards / f"{slug}.yml").is_file()]
+        if "sweeps" in words:
+            words["sweeps"] = [sweep for sweep in words["sweeps"] if (cards / f"{sweep['card']}.yml").is_file()]
         (cards / path.name).write_text(yaml.dump(words, Dumper=yaml.CSafeDumper, sort_keys=False), "utf-8")

@@ -58,7 +58,10 @@ class Reported(Model):
 
 
 class Shown(Model):
-    """An assertion over the results of an example's run. It has to hold for every seed."""
+    """An assertion over the results of an example's run.
+
+    The run supports it only where every seed does and the 95 % interval of the mean leaves the bound.
+    """
 
     result: ResultRef = Field(examples=["skip_dice_gap"])
     """Name of a result of this card's example; other-card/name for another one's."""
@@ -69,8 +72,6 @@ class Shown(Model):
     """Bound, or another result (compared seed by seed), that every seed stays under."""
     between: tuple[float, float] | None = Field(default=None, examples=[[0.9, 1.1]])
     """Bounds that every seed lies between."""
-    not_here: Line | None = Field(default=None, examples=["Needs images of several hundred pixels."])
-    """Known not to show at this scale: what it would need. The verdict is then `not shown here`."""
 
     @model_validator(mode="after")
     def one_bound(self) -> Self:
@@ -108,6 +109,8 @@ class Claim(Model):
     """Assertion (or a list of them) over the results of the example."""
     source: Cite | None = Field(default=None, examples=[CITE])
     """Where the claim itself is stated."""
+    cannot_show: Line | None = Field(default=None, examples=["Needs images of several hundred pixels."])
+    """Why no small run here can test it: what that would need."""
     corrected: Revision | None = Field(default=None, examples=[REVISION])
     """The claim is wrong: what is true instead."""
     outdated: Revision | None = Field(default=None, examples=[REVISION])

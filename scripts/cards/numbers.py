@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from scripts.cards.samples import INDEPENDENT
 from scripts.cards.values import (
     MOST,
+    Build,
     Identifier,
     Line,
     Model,
     Name,
     Quantity,
+    Size,
     Slug,
 )
 
@@ -80,6 +80,8 @@ class Table(Model):
     """What all rows share; a row may add to it or override it."""
     note: Line | None = Field(default=None, examples=["The table says GFLOPS and means MACs."])
     """A remark that the page shows under the table."""
+    aside: bool = Field(default=False, examples=[True])
+    """True for ablations and for training on a part of the data: shown in the table, drawn in no chart and ranked nowhere."""
     independent: Independent | None = Field(default=None, examples=[INDEPENDENT])
     """Who measured, where that was not the authors of the model."""
 
@@ -105,11 +107,9 @@ class Row(BaseModel):
 class Count(Model):
     """How this project builds the variant to count its parameters and MACs."""
 
-    build: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")] = Field(
-        examples=["timm/vit_base_patch16_224"]
-    )
+    build: Build = Field(examples=["timm/vit_base_patch16_224"])
     """Library and model: timm/vit_base_patch16_224, or ours/unet_2015."""
-    input: Annotated[str, StringConstraints(pattern=r"^\d{1,5}( x \d{1,5}){1,3}$")] = Field(examples=["224 x 224"])
+    input: Size = Field(examples=["224 x 224"])
     """Input size for the count: 224 x 224."""
     differs: Line | None = Field(default=None, examples=["The source counts the classifier too."])
     """The reason, where the count differs from the published figure by more than 2 %."""
@@ -128,6 +128,8 @@ class Variant(Model):
     for_comparison: bool = Field(default=False, examples=[True])
     """True for a rival, a predecessor, a successor or an ablation: its numbers stand in the tables, but do not count as
     what this model reaches."""
+    design: Slug | None = Field(default=None, examples=["swin"])
+    """Sizes of one design bear the same word here: charts join them with a line."""
     count: Count | None = Field(
         default=None, examples=[{"build": "transformers/detr-resnet-50", "input": "800 x 1066"}]
     )

@@ -14,9 +14,12 @@ MAX_PROBLEMS = 50
 """Of one card: the rest are counted, not printed."""
 
 UNREADABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200d-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0e\ufeff\ufff0-\ufffb"
+    "\U000e0000-\U000e0fff\ud800-\udfff]|(?<![\u0600-\u08ff\u0900-\u0dff])\u200c|(?<![\u2000-\u32ff\U0001f000-\U0001ffff])\ufe0f"
 )
-"""Control characters, and those that are invisible or turn the direction of what follows."""
+"""Control characters, and those that are invisible or turn the direction of what follows.
+
+A non-joiner is right after a letter of a script that joins (Persian), and so is the mark that makes a symbol a picture."""
 
 Path_ = tuple[str | int, ...]
 

@@ -139,18 +139,8 @@ class Card(Model):
     """What else people type when they look for it: rcnn, Segment Anything."""
     paper: Identifier = Field(examples=["carion2020"])
     """Key of the entry of `references` that introduces it; title, authors, venue, year and code come from there."""
-    family: Literal[
-        "detection",
-        "segmentation",
-        "classification backbone",
-        "video",
-        "graph",
-        "self-supervised",
-        "adaptation",
-        "platform",
-        "foundation model",
-    ] = Field(examples=["detection"])
-    """Shelf that the model stands on."""
+    family: Name = Field(examples=["detection"])
+    """Shelf that the model stands on, by the names in _vocabulary.yml."""
     tasks: tuple[Name, ...] = Field(min_length=1, max_length=MOST, examples=[["object detection"]])
     """Tasks, by the names in _vocabulary.yml."""
     purpose: Line = Field(examples=["Finds all objects of an image at once, without anchors."])

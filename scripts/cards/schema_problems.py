@@ -53,11 +53,27 @@ def problem_of(detail: Any, source: Source, form: type[BaseModel] = Card) -> Pro
             message = f"{name}: more than {most} entries; split the card"
         case "literal_error":
             message = f"{name}: {detail['msg']}{nearest(str(detail['input']), EXPECTED.findall(detail['msg']))}"
+        case "tuple_type":
+            message = f"{name}: this is a list, write [{_short(detail)}]"
+        case "int_parsing" | "int_type" | "int_from_float":
+            message = f"{name}: {_short(detail)!r} is no whole number, write for example 2020"
+        case "float_parsing" | "float_type":
+            message = f"{name}: {_short(detail)!r} is no number, write for example 0.5"
+        case "bool_parsing" | "bool_type":
+            message = f"{name}: {_short(detail)!r} is neither true nor false"
+        case "string_type" | "missing_value" if detail["input"] is None:
+            message = f"{name}: there is no value here; write one, or leave the field out"
+        case "string_type":
+            message = f"{name}: this is a text, not a {type(detail['input']).__name__}; write it in quotes"
         case kind if kind.startswith("date_"):
             message = f"{name}: {str(detail['input'])[:60]!r} is not a date, write for example 2026-11-22"
         case _:
             message = f"{name}: {detail['msg'].removeprefix('Value error, ')}"
     return source.problem(where, message)
+
+
+def _short(detail: Any) -> str:
+    return str(detail["input"])[:60]
 
 
 def _is_branch(part: str | int) -> bool:

@@ -30,6 +30,9 @@ Doi = Annotated[str, StringConstraints(pattern=r"^10\.\d{4,9}/[^\s<>\"'`{}|\\^]+
 
 Arxiv = Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
 
+Build = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[A-Za-z0-9_.:/-]+$")]
+Size = Annotated[str, StringConstraints(pattern=r"^\d{1,7}( x \d{1,7}){1,3}$")]
+
 HINTS = {
     "url": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
     "code": "is no address: it starts with https:// and holds no blanks, quotes, braces or angle brackets",
@@ -47,7 +50,7 @@ HINTS = {
 
 SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
-QUANTITY = re.compile(r"^(-?\d{1,15}(?:\.\d{1,9})?)(?: ?([kMGT]))?$")
+QUANTITY = re.compile(r"^(-?(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?)(?: ?([kMGT]))?$")
 
 MOST = 100
 """Entries of a list of a card at most; of the references and variants, three times as many."""
@@ -92,6 +95,10 @@ class Quantity(Model):
             return data
         match = QUANTITY.match(str(data).strip()) if not isinstance(data, bool) else None
         if match is None:
+            if data is None:
+                raise ValueError(
+                    "there is no number here; a decimal point is a point (42.5), a comma ends the value before it"
+                )
             raise ValueError(f"{str(data)[:60]!r} is not a number, write for example 42.0 or 41 M")
         return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
 
@@ -112,3 +119,8 @@ def si(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {suffix}" if abs(value) < 1000 * size else f"{value / size:.0f} {suffix}"
     return f"{value:.3g}"
+
+
+def size_of(text: str) -> tuple[int, ...]:
+    """(800, 1066) for `800 x 1066`."""
+    return tuple(int(part) for part in text.split(" x "))

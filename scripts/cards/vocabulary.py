@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from scripts.cards.values import Identifier, Line, Model, Name, Prose, Slug, Url
+from scripts.cards.values import Build, Identifier, Line, Model, Name, Prose, Size, Slug, Url
 
 
 class Metric(Model):
@@ -93,6 +93,87 @@ class Question(Model):
     """Said of a model of which the fact is not known."""
 
 
+What = Literal["macs", "token_macs", "saved_bytes"]
+
+
+class Family(Model):
+    """A shelf that models stand on."""
+
+    definition: Line
+    backbone: bool = False
+    """Its models are plugged into detectors and segmenters: figures on `framework_on` say into which."""
+
+
+class Exponent(Model):
+    """An exponent that is claimed of a cost, and the claim of the card that says so, if one does."""
+
+    what: What
+    exponent: float
+    says: Line
+    side: Literal["pros", "cons"] | None = None
+    number: Annotated[int, Field(ge=1)] | None = None
+    """Of the claim on its side, from 1."""
+
+    @model_validator(mode="after")
+    def whole_place(self) -> Self:
+        """Raises ValueError if only one of side and number is given."""
+        if (self.side is None) != (self.number is None):
+            raise ValueError("a claim is named by its side and its number on it")
+        return self
+
+
+class Axis(Model):
+    """What sweeps are drawn along."""
+
+    label: Line
+    along: Literal["product", "first", "second", "changed"]
+    """What of a size: the product of its numbers, the first, the second, or the value that is changed."""
+
+
+class Sweep(Model):
+    """One architecture over several sizes of its input, or over several values of something at one size."""
+
+    card: Slug
+    name: Name
+    build: Build
+    axis: Name
+    sizes: tuple[Size, ...] = ()
+    size: Size | None = None
+    change: Identifier | None = None
+    values: tuple[int, ...] = ()
+    claims: tuple[Exponent, ...] = ()
+
+    @model_validator(mode="after")
+    def one_kind(self) -> Self:
+        """Raises ValueError unless either sizes are given, or a size with a change and its values."""
+        if bool(self.sizes) == bool(self.size and self.change and self.values):
+            raise ValueError("a sweep has either `sizes`, or `size` with `change` and `values`")
+        return self
+
+    @property
+    def id(self) -> str:
+        """`build over axis`, by which it is kept."""
+        return f"{self.build} over {self.axis}"
+
+
+class Benchmark(Model):
+    """The figure by which the models of a task are ranked."""
+
+    metric: Identifier
+    dataset: Line
+    split: Line | None = None
+
+
+class SideBySide(Model):
+    """The page that shows several models' runs of one experiment."""
+
+    experiment: Identifier
+    figure: Identifier
+    measures: dict[Identifier, Line] = Field(min_length=1)
+    """Result -> its title; the first one ranks, higher is better for it and for those whose names begin like it."""
+    stresses: dict[Identifier, Line] = Field(default_factory=dict)
+
+
 class Vocabulary(Model):
     """The files of model_cards/ with a leading underscore, together."""
 
@@ -104,6 +185,16 @@ class Vocabulary(Model):
     datasets: dict[Name, Permitted] = Field(default_factory=dict)
     packages: dict[Name, Permitted] = Field(default_factory=dict)
     questions: tuple[Question, ...] = ()
+    benchmarks: dict[Name, Benchmark] = Field(default_factory=dict)
+    """Task -> what its models are ranked by."""
+    families: dict[Name, Family] = Field(default_factory=dict)
+    framework_on: tuple[Name, ...] = ()
+    """Data sets on which a backbone alone has no figures."""
+    axes: dict[Name, Axis] = Field(default_factory=dict)
+    figures: dict[Name, tuple[Slug, ...]] = Field(default_factory=dict)
+    """Cards whose sweeps over pixels share a figure."""
+    sweeps: tuple[Sweep, ...] = ()
+    side_by_side: SideBySide | None = None
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; of an unknown one, which `check` tells where it stands, a plain stand-in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,10 @@ MAX_DEPTH = 20
 
 MAX_VALUES = 40_000
 
-LONGEST_PLAIN = 60
-"""Characters of a plain number, date or word of YAML; a longer one is a text."""
-
-STRING_TAG = "tag:yaml.org,2002:str"
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
+"""What YAML and a person read alike: no leading zero, underscore, colon, exponent or other base."""
+TRUTH = {"true": True, "false": False}
+"""The only words that are no text; YAML takes `yes`, `no`, `on` and `off` for the same."""
 
 PLAIN_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
@@ -61,7 +62,6 @@ class _Reader:
         self.positions: dict[Path_, tuple[int, int]] = {}
         self._next: Callable[[], Any] = yaml.CSafeLoader(text).get_event
         self._resolve: Callable[[type, str, tuple[bool, bool]], str] = yaml.resolver.Resolver().resolve
-        self._construct: Callable[[yaml.Node], Any] = yaml.constructor.SafeConstructor().construct_object
 
     def document(self) -> Any:
         """The one document of the file."""
@@ -121,11 +121,17 @@ class _Reader:
         return value
 
     def _scalar(self, event: Any) -> Any:
+        """A text as it stands in the file, true, false or nothing: what a number or a date means is the field's affair."""
         value = self._readable(event)
         tag = event.tag if event.tag not in (None, "!") else self._resolve(yaml.ScalarNode, value, event.implicit)
-        if tag == STRING_TAG or tag not in PLAIN_TAGS or len(value) > LONGEST_PLAIN:
-            return value
-        try:
-            return self._construct(yaml.ScalarNode(tag, value, event.start_mark))
-        except (ValueError, ArithmeticError, KeyError, yaml.YAMLError) as error:
-            raise self._refusal(event, f"cannot be read: {error}") from error
+        kind = tag.rpartition(":")[2]
+        if kind == "null":
+            return None
+        if kind == "bool" and value.lower() in TRUTH:
+            return TRUTH[value.lower()]
+        if kind in ("int", "float") and not NUMBER.fullmatch(value):
+            told = (
+                f"{value[:60]!r} is read as something else by YAML; write a number as 17, 42.10 or -3, a text in quotes"
+            )
+            raise self._refusal(event, told)
+        return value

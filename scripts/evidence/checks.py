@@ -22,11 +22,12 @@ from scripts.cards.problems import Path_, Problem, Source, nearest
 from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Card
 from scripts.cards.values import si
-from scripts.evidence.knowledge import SIZE_METRICS, difference, size_of
-from scripts.evidence.published import BrokenCardError, find
-from scripts.evidence.verdicts import check_reported, check_shown, owners_of
+from scripts.evidence.knowledge import SIZE_METRICS, difference
+from scripts.evidence.published import BrokenCardError, find, numbers_of, own_size
+from scripts.evidence.runs import Outcome, check_shown, owners_of
+from scripts.evidence.verdicts import check_reported
 from scripts.machine import call_all
-from scripts.runs.record import Results
+from scripts.runs.record import Record
 
 COUNT_TOLERANCE = 0.02
 """A count may differ from the published figure by so much without a reason."""
@@ -43,7 +44,7 @@ Values = Sequence[tuple[Path_, Any]]
 def check_library(
     library: Library,
     examples: Mapping[str, str],
-    runs: Mapping[str, Results] | None = None,
+    runs: Mapping[str, Record] | None = None,
     counts: Mapping[str, Counted] | None = None,
     jobs: int = 1,
 ) -> list[Problem]:
@@ -52,7 +53,7 @@ def check_library(
     Args:
         library: the cards.
         examples: source text of each example by slug.
-        runs: results of the runs there are, by slug; assertions over others are not checked.
+        runs: records of the runs there are, by slug; assertions over others are not checked.
         counts: what was counted, by `build @ input`; other variants are not checked against their published figures.
         jobs: cards that are checked at a time.
     """
@@ -61,17 +62,20 @@ def check_library(
         return [*check_card(library, slug, examples, runs or {}), *_check_counts(library, slug, counts or {})]
 
     found = call_all([functools.partial(of_card, slug) for slug in library.cards], jobs)
-    return sorted([*itertools.chain(*found), *_check_notes(library), *_check_glossary(library)])
+    return sorted(
+        [*itertools.chain(*found), *_check_notes(library), *_check_glossary(library), *_check_sweeps(library)]
+    )
 
 
 def check_card(
-    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Results]
+    library: Library, slug: str, examples: Mapping[str, str], runs: Mapping[str, Record]
 ) -> Iterator[Problem]:
     """The problems of one card."""
     values = texts_and_assertions(library.cards[slug])
     yield from _check_names(library, slug, values)
     yield from _check_rows(library, slug)
     yield from _check_checkpoints(library, slug)
+    yield from _check_frameworks(library, slug)
     yield from _check_prose(library, slug, values, runs)
     yield from _check_assertions(library, slug, values, examples, runs)
     yield from _check_claims(library, slug)
@@ -122,6 +126,8 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
                 yield source.problem(where, f"the card {slug!r} names itself")
         elif where[0] == "tasks":
             yield from _unknown(source, where, "task", value, tasks)
+        elif where == ("family",):
+            yield from _unknown(source, where, "family", value, library.names("families"))
         elif len(where) > 1 and where[-2] == "despite":
             yield from _unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
@@ -151,6 +157,20 @@ def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
                 yield from _unknown(source, (*where, metric), "metric", metric, metrics)
 
 
+def _check_frameworks(library: Library, slug: str) -> Iterator[Problem]:
+    """A figure of a backbone on a detector's or a segmenter's data set is of the whole system, which has to be named."""
+    card, source, words = library.cards[slug], library.sources[slug], library.vocabulary
+    family = words.families.get(card.family)
+    for number in numbers_of(library, slug) if family and family.backbone else ():
+        kind, c = words.metric(number.metric).kind, number.conditions
+        if kind == "quality" and c.dataset in words.framework_on and c.framework is None and c.protocol is None:
+            message = (
+                f"{number.metric} on {c.dataset} is of a system: say what {card.variants[number.variant].name} is plugged into, "
+                "conditions: {framework: Cascade Mask R-CNN}"
+            )
+            yield source.problem(("variants", number.variant, "numbers", number.table, number.metric), message)
+
+
 def _check_checkpoints(library: Library, slug: str) -> Iterator[Problem]:
     """A checkpoint is of a row of numbers, for a task of the card, from one of its releases."""
     card, source = library.cards[slug], library.sources[slug]
@@ -173,7 +193,7 @@ def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) ->
         gaps = list(_count_gaps(library, slug, key, counted))
         where = ("variants", key, "count")
         if variant.count.differs and not gaps:
-            published = any(size_of(library, slug, key, metric) for metric in SIZE_METRICS)
+            published = any(own_size(library, slug, key, metric) for metric in SIZE_METRICS)
             why = (
                 f"the count is within {COUNT_TOLERANCE:.0%} of the published figures" if published else "there is none"
             )
@@ -185,7 +205,7 @@ def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) ->
 
 def _count_gaps(library: Library, slug: str, key: str, counted: Counted) -> Iterator[str]:
     for metric in ("parameters", "macs"):
-        published, found = size_of(library, slug, key, metric), getattr(counted, metric)
+        published, found = own_size(library, slug, key, metric), getattr(counted, metric)
         if published is None or abs(gap := difference(published.quantity.value, found)) <= COUNT_TOLERANCE:
             continue
         label = library.vocabulary.metric(metric).label
@@ -228,7 +248,7 @@ def _spdx_ids() -> frozenset[str]:
     return frozenset(get_spdx_licensing().known_symbols)
 
 
-def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str, Results]) -> Iterator[Problem]:
+def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str, Record]) -> Iterator[Problem]:
     source = library.sources[slug]
     for where, text in values:
         fields = [part for part in where if isinstance(part, str)]
@@ -243,12 +263,12 @@ def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str,
             yield source.problem(where, message, "warning")
 
 
-def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Results]) -> str:
+def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Record]) -> str:
     kind, name = reference_kind(ref)
     if kind == "cite" and name not in library.cards[slug].references:
         raise LookupError(f"[[{ref}]]: unknown reference{nearest(name, library.cards[slug].references)}")
-    if kind == "run" and slug in runs and name not in runs[slug]:
-        raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug])}")
+    if kind == "run" and slug in runs and name not in runs[slug].results:
+        raise LookupError(f"[[{ref}]]: the run of {slug} has no such result{nearest(name, runs[slug].results)}")
     if kind == "number":
         with contextlib.suppress(BrokenCardError):
             find(library, slug, name)
@@ -258,7 +278,7 @@ def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, R
 
 
 def _check_assertions(
-    library: Library, slug: str, values: Values, examples: Mapping[str, str], runs: Mapping[str, Results]
+    library: Library, slug: str, values: Values, examples: Mapping[str, str], runs: Mapping[str, Record]
 ) -> Iterator[Problem]:
     card, source = library.cards[slug], library.sources[slug]
     for where, value in values:
@@ -272,7 +292,7 @@ def _check_assertions(
                 unknown = sorted(owners - examples.keys())
                 if unknown:
                     yield source.problem(where, f"there is no example {unknown[0]!r}{nearest(unknown[0], examples)}")
-                elif (finding := check_shown(slug, assertion, runs)).holds is None and owners <= runs.keys():
+                elif (finding := check_shown(slug, assertion, runs)).outcome is Outcome.NONE and owners <= runs.keys():
                     yield source.problem(where, finding.remark)
 
 
@@ -289,9 +309,9 @@ def _check_reported(library: Library, slug: str, where: Path_, assertion: Report
             yield source.problem((*where, side), str(error.args[0]))
             return
     finding = check_reported(library, slug, assertion)
-    if finding.holds is None:
+    if finding.outcome is Outcome.NONE:
         yield source.problem(where, f"{finding.assertion}: {finding.remark}")
-    elif not finding.holds:
+    elif finding.outcome is Outcome.CONTRADICTS:
         yield source.problem(where, f"the assertion does not hold: {finding.assertion}", "warning")
 
 
@@ -304,7 +324,9 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
                 yield source.problem((side, i, "claim"), "this claim stands twice on the card")
             if claim.corrected and claim.outdated:
                 yield source.problem((side, i), "a claim is either corrected or outdated, not both")
-            if not (claim.reported or claim.shown or claim.source or claim.corrected or claim.outdated):
+            if not (
+                claim.reported or claim.shown or claim.source or claim.cannot_show or claim.corrected or claim.outdated
+            ):
                 message = "nothing backs this claim: add reported, shown or source, or it is only noted"
                 yield source.problem((side, i, "claim"), message, "warning")
 
@@ -312,7 +334,11 @@ def _check_claims(library: Library, slug: str) -> Iterator[Problem]:
 def _check_date(library: Library, slug: str) -> Iterator[Problem]:
     """Somewhere on earth it may be tomorrow already."""
     if library.cards[slug].reviewed > dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1):
-        yield library.sources[slug].problem(("reviewed",), f"reviewed: {library.cards[slug].reviewed} is yet to come")
+        yield library.sources[slug].problem(
+            ("reviewed",),
+            f"reviewed: {library.cards[slug].reviewed} is yet to come, by the clock of this machine",
+            "warning",
+        )
 
 
 def _check_references_used(library: Library, slug: str, values: Values) -> Iterator[Problem]:
@@ -340,6 +366,22 @@ def _check_notes(library: Library) -> Iterator[Problem]:
                 yield from _unknown(source, (*where, "claim"), f"claim of {card.slug}", place.claim, claims)
             elif place.field not in type(card).model_fields:
                 yield source.problem(where, f"a place names a claim or a field of the card {card.slug!r}")
+
+
+def _check_sweeps(library: Library) -> Iterator[Problem]:
+    """A sweep is of a known card and axis, and the claim that it names is there."""
+    words, source = library.vocabulary, library.word_sources.get("sweeps")
+    for i, sweep in enumerate(words.sweeps if source else ()):
+        assert source is not None
+        yield from _unknown(source, ("sweeps", i, "card"), "card", sweep.card, library.sources)
+        yield from _unknown(source, ("sweeps", i, "axis"), "axis", sweep.axis, words.axes)
+        card = library.cards.get(sweep.card)
+        for k, claimed in enumerate(sweep.claims):
+            if card and claimed.side and claimed.number and claimed.number > len(getattr(card, claimed.side)):
+                where = ("sweeps", i, "claims", k, "number")
+                yield source.problem(
+                    where, f"the card {sweep.card!r} has no claim {claimed.number} among its {claimed.side}"
+                )
 
 
 def _check_glossary(library: Library) -> Iterator[Problem]:

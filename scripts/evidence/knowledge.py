@@ -13,7 +13,7 @@ from scripts.architectures.studies import Studies
 from scripts.cards.library import Library
 from scripts.cards.numbers import Variant
 from scripts.cards.schema import Card
-from scripts.evidence.published import Published, index, numbers_of
+from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
 from scripts.runs.state import Run
 
@@ -28,8 +28,20 @@ Sides = tuple[tuple[Judged, ...], tuple[Judged, ...]]
 class About:
     """What `mkdocs.yml` says of the site."""
 
+    title: str = "Models"
+    summary: str = ""
+    """What the site is about, in a sentence."""
     repository: str = ""
     """Address of the repository."""
+    address: str = ""
+    """Address of the site, with a slash at its end; empty where it is not known."""
+    licence: str = ""
+    """Address of the licence of cards and pages."""
+
+    @property
+    def slug(self) -> str:
+        """The title as the name of a file."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Knowledge:
     scripts: Mapping[str, str] = field(default_factory=dict)
     """Source of each example by slug."""
     about: About = About()
+    claims: frozenset[str] = frozenset()
+    """Slugs of the examples whose experiments have a file of their own."""
 
     @property
     def cards(self) -> list[Card]:
@@ -55,9 +69,9 @@ class Knowledge:
         @functools.cache
         def of_card(slug: str) -> Sides:
             card = self.library.cards[slug]
-            results = {owner: run.results for owner, run in self.runs.items() if run.record}
+            records = {owner: run.record for owner, run in self.runs.items() if run.record}
             pros, cons = (
-                tuple(judge(self.library, slug, claim, results) for claim in claims) for _, claims in card.sides
+                tuple(judge(self.library, slug, claim, records) for claim in claims) for _, claims in card.sides
             )
             return pros, cons
 
@@ -77,15 +91,14 @@ class Knowledge:
         return Counter(judged.verdict for one in slugs for judged in (*self.pros(one), *self.cons(one)))
 
     def surprises(self) -> Iterator[str]:
-        """Assertions that came out otherwise than their card says, one line each."""
+        """Assertions that turned false, one line each."""
         for card in self.cards:
             for side, claims in (("pros", self.pros(card.slug)), ("cons", self.cons(card.slug))):
                 for i, judged in enumerate(claims):
                     place = self.library.sources[card.slug].problem((side, i), "")
                     for finding in judged.surprises:
-                        said = "shows here, though the card says it does not" if finding.holds else "does not hold"
                         where = f"{place.path}:{place.line}:{place.column}"
-                        yield f"{where}: {judged.claim.claim!r} {said}: {finding.assertion}"
+                        yield f"{where}: {judged.claim.claim!r} does not hold: {finding.assertion}"
 
     def name_of(self, slug: str) -> str:
         """The name on a card, or the slug where there is none."""
@@ -105,11 +118,6 @@ class Knowledge:
         return [latency for latency in self.latencies if count and latency.build == count.build]
 
 
-def size_of(library: Library, slug: str, variant: str, metric: str) -> Published | None:
-    """The first published figure of a variant's size or cost."""
-    return next((number for number in index(library)[slug][variant] if number.metric == metric), None)
-
-
 def difference(reported: float, counted: float) -> float:
     """Relative difference of a count to the published figure."""
     return counted / reported - 1
@@ -123,5 +131,5 @@ def own_numbers(slug: str, knowledge: Knowledge) -> Iterator[Published]:
     card, words = knowledge.library.cards[slug], knowledge.library.vocabulary
     for number in numbers_of(knowledge.library, slug):
         kind = words.metric(number.metric).kind
-        if kind in KINDS and not card.variants[number.variant].for_comparison:
+        if kind in KINDS and not number.aside and not card.variants[number.variant].for_comparison:
             yield number

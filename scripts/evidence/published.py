@@ -51,6 +51,10 @@ class Published:
     source: str
     where: str
     note: str | None
+    independent: bool = False
+    """Measured by someone else than the authors of the model."""
+    aside: bool = False
+    """Of an ablation or of a part of the data: in no chart and no ranking."""
     halved: bool = False
     """True for MACs computed as half of the FLOPs that the source prints."""
 
@@ -71,7 +75,7 @@ def published(card: Card) -> Iterator[Published]:
             for metric, quantity in row.values.items():
                 number = Published(
                     card.slug, variant_id, table_id, metric, quantity, conditions,
-                    table.source, row.where or table.where, row.note,
+                    table.source, row.where or table.where, row.note, table.independent is not None, table.aside,
                 )  # fmt: skip
                 yield number
                 if metric == "flops" and "macs" not in row.values:
@@ -88,6 +92,17 @@ def index(library: Library) -> Mapping[str, Mapping[str, tuple[Published, ...]]]
             of_card[number.variant].append(number)
         found[slug] = of_card
     return {slug: {key: tuple(each) for key, each in of_card.items()} for slug, of_card in found.items()}
+
+
+def own_size(library: Library, slug: str, variant: str, metric: str) -> Published | None:
+    """The first published size or cost of a variant by itself, which is what its count is held against.
+
+    A variant that occurs in one framework only is that system: a detector, or a backbone of which no source says more.
+    """
+    numbers = index(library)[slug][variant]
+    frameworks = {number.conditions.framework for number in numbers}
+    wanted = None if None in frameworks or len(frameworks) > 1 else next(iter(frameworks), None)
+    return next((each for each in numbers if each.metric == metric and each.conditions.framework == wanted), None)
 
 
 def numbers_of(library: Library, slug: str) -> Iterator[Published]:
@@ -134,6 +149,8 @@ def _find_in_card(library: Library, card: Card, parts: list[str], ref: str) -> P
             raise LookupError(f"{ref}: {parts[0]} has no numbers in table {parts[1]!r}{nearest(parts[1], tables)}")
         of_variant = [number for number in of_variant if number.table == parts[1]]
     found = [number for number in of_variant if number.metric == parts[-1]]
+    by_authors = [number for number in found if not number.independent]
+    found = by_authors if len(by_authors) == 1 else found  # another's measurement is named with its table
     if not found:
         raise LookupError(f"{ref}: no number {parts[-1]!r}{nearest(parts[-1], {n.metric for n in of_variant})}")
     if len(found) > 1:

@@ -67,12 +67,17 @@ def releases(card: Card) -> Sequence[Release]:
 
 def rows(knowledge: Knowledge) -> list[Row]:
     """One row for each release of each model."""
-    return [_row(card, release, knowledge) for card in knowledge.cards for release in releases(card)]
+    return [row for card in knowledge.cards for row in rows_of(card, knowledge)]
+
+
+def rows_of(card: Card, knowledge: Knowledge) -> list[Row]:
+    """One row for each release of a model."""
+    return [_row(card, release, knowledge) for release in releases(card)]
 
 
 def uses(card: Card, knowledge: Knowledge) -> dict[str, str]:
     """For each use the best that any release of a model offers."""
-    verdicts = [row.uses for row in (_row(card, release, knowledge) for release in releases(card))]
+    verdicts = [row.uses for row in rows_of(card, knowledge)]
     return {use: min((each[use] for each in verdicts), key=ORDER.index) for use in all_uses(knowledge)}
 
 

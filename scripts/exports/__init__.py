@@ -6,11 +6,14 @@ import functools
 from collections.abc import Callable, Mapping
 
 from scripts.cards.schema import Card
-from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.knowledge import About, Knowledge
 from scripts.exports import api, choices, citations, comparison, csv_table, feeds, hubs
 
-ARCHIVE = "downloads/model-comparisons.zip"
-"""The whole site; made when the site is built (`scripts.archive`)."""
+
+def archive_of(about: About) -> str:
+    """Where the whole site lies as one file; made when the site is built (`site.archive`)."""
+    return f"downloads/{about.slug}.zip"
+
 
 ALL = (
     ("downloads/numbers.csv", "Every published number: value, unit, conditions, source and exact place", "CSV"),
@@ -20,9 +23,8 @@ ALL = (
     ("feed.xml", "The cards, last reviewed first, for a feed reader", "Atom"),
     ("llms.txt", "The site in brief for a language model, with links", "Markdown"),
     ("llms-full.txt", "All cards as one plain text", "Markdown"),
-    (ARCHIVE, "The whole site to read without a network: unpack it, open index.html (only the search needs a server)", "ZIP"),
 )  # fmt: skip
-"""Files for all models together: (path, what it is, format)."""
+"""Files for all models together: (path, what it is, format); the archive of the site comes last, see `of_all`."""
 
 EACH = (
     ("api/models/{}.json", "JSON"),
@@ -35,6 +37,12 @@ EACH = (
 
 PATHS = (*(path for path, *_ in ALL), *(path.format("") for path, _ in EACH), "api/compare.json", "api/choose.json")
 """Where all of it lies below `docs/`."""
+
+
+def of_all(about: About) -> tuple[tuple[str, str, str], ...]:
+    """The files for all models together, with the archive."""
+    told = "The whole site to read without a network: unpack it, open index.html (only the search needs a server)"
+    return (*ALL, (archive_of(about), told, "ZIP"))
 
 
 def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.architectures.scaling import LABELS, Measured
 from scripts.cards.numbers import Cite
 from scripts.cards.schema import Card, Relation, Stated
-from scripts.evidence.knowledge import SIZE_METRICS, Knowledge, size_of
-from scripts.evidence.published import Published, index
-from scripts.evidence.verdicts import Finding, Judged
+from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
+from scripts.evidence.published import Published, index, own_size
+from scripts.evidence.runs import Finding, Outcome
+from scripts.evidence.systems import SIZES, TRAINING, Cost, System, cost, measured_times, systems_of, times
+from scripts.evidence.verdicts import Judged, joined
 
 
 def overview(knowledge: Knowledge) -> dict[str, str]:
@@ -61,7 +63,10 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
             "succeeded_by": [_relation(relation) for relation in card.succeeded_by],
         },
         "variants": [_variant(card, key, knowledge) for key in card.variants],
-        "anatomy": _anatomy(knowledge.studies.anatomies.get(card.slug)),
+        "systems": [
+            _system(system, numbers, knowledge) for system, numbers in systems_of(knowledge, card.slug).items()
+        ],
+        "anatomy": _anatomy(card.slug, knowledge.studies.anatomies.get(card.slug)),
         "scaling": [_sweep(measured) for measured in knowledge.studies.of(card.slug)],
         "example": _example(card, knowledge),
         "limitations": [_stated(stated) for stated in card.limitations],
@@ -81,31 +86,47 @@ def _claim(judged: Judged) -> dict[str, Any]:
         "text": claim.claim,
         "because": claim.because,
         "verdict": judged.verdict.value,
-        "reported": _joined(judged.reported, "source", "where"),
-        "shown": _joined(judged.shown, "observed"),
+        "findings": {"published": judged.published, "independent": judged.independent, "run": _told(judged.run)},
+        "reported": _together(judged.reported),
+        "shown": _together(judged.shown),
+        "cannot_show": claim.cannot_show,
         "stated": _place(claim.source) if claim.source else None,
         "revision": {"reason": revision.reason, **_place(revision.source)} if revision else None,
     }
 
 
-def _joined(findings: tuple[Finding, ...], *fields: str) -> dict[str, Any] | None:
+def _told(run: Outcome) -> str:
+    """Of a run, that there is nothing means that it was not tested."""
+    return "not tested" if run is Outcome.NONE else run.value
+
+
+HOLDS = {Outcome.SUPPORTS: True, Outcome.CONTRADICTS: False}
+"""All else neither holds nor fails."""
+
+
+def _together(findings: tuple[Finding, ...]) -> dict[str, Any] | None:
     """Several assertions as one: they hold together or not at all; each is kept under `all`."""
     if not findings:
         return None
-    holds = [finding.holds for finding in findings]
-    each = [
-        {"assertion": f.assertion, "holds": f.holds, "remark": f.remark, **{name: getattr(f, name) for name in fields}}
-        for f in findings
-    ]
-    together = False if False in holds else None if None in holds else True
+    each = [_finding(finding) for finding in findings]
     assertion = " and ".join(finding.assertion for finding in findings)
-    return {**each[0], "assertion": assertion, "holds": together, "all": each}
+    return {**each[0], "assertion": assertion, "holds": HOLDS.get(joined(findings)), "all": each}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    told = {
+        "assertion": finding.assertion, "outcome": finding.outcome, "holds": HOLDS.get(finding.outcome),
+        "remark": finding.remark,
+    }  # fmt: skip
+    if finding.observed:
+        return told | {"observed": dataclasses.asdict(finding.observed)}
+    return told | {"source": finding.source, "where": finding.where, "independent": finding.independent}
 
 
 def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     variant = card.variants[key]
     counted = knowledge.counted(variant)
-    sizes = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
+    sizes = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
     return {
         "id": key,
         "name": variant.name,
@@ -124,17 +145,36 @@ def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _anatomy(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _system(system: System, numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, Any]:
+    """A system with its cost; every figure in it is of it, or of one that differs in nothing that the figure depends on."""
+    costs = {metric: cost(knowledge, numbers[0], metric) for metric in SIZES}
+    quality = [number for number in numbers if knowledge.library.vocabulary.metric(number.metric).kind == "quality"]
+    return {
+        "id": system.id, "variant": system.variant, "framework": system.framework, "input": system.input,
+        "training": dict(zip(TRAINING, system.training, strict=True)),
+        "params_m": _system_cost(costs["parameters"], 1e6), "macs_g": _system_cost(costs["macs"], 1e9),
+        "metrics": [_metric(number, knowledge) for number in quality],
+        "latency": [*(_metric(each, knowledge) for each in times(knowledge, numbers[0])),
+                    *(dataclasses.asdict(timed) for timed in measured_times(knowledge, system))],
+    }  # fmt: skip
+
+
+def _system_cost(found: Cost | None, unit: float) -> dict[str, Any] | None:
+    return (
+        None if found is None else {"value": round(found.value / unit, 6), "counted": found.counted, "of": found.of.id}
+    )
+
+
+def _anatomy(slug: str, record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if record is None:
         return None
-    schemes = {scheme: f"figures/anatomy/{record['figure'][scheme]}" for scheme in ("light", "dark")}
-    return {**record, "figure": {**record["figure"], **schemes}}
+    return {**record, "figure": {scheme: f"figures/anatomy/{slug}.{scheme}.svg" for scheme in ("light", "dark")}}
 
 
 def _sweep(measured: Measured) -> dict[str, Any]:
     return {
         "name": measured.sweep.name, "build": measured.sweep.build, "axis": measured.sweep.axis,
-        "x": [point.x for point in measured.sweep.points],
+        "x": [point.x for point in measured.points],
         **{what: list(costs) for what, costs in measured.costs.items()},
         "exponents": {what: measured.exponent(what) for what in LABELS},
     }  # fmt: skip
@@ -167,24 +207,24 @@ def _example(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
     run = knowledge.run(card.slug)
     if run is None:
         return None
-    record: Mapping[str, Any] = run.record or {}
+    record = run.record
     kept = ("mean", "std", "values", "unit", "meaning")
     folder = f"figures/{card.slug}/"
     return {
         "script": f"examples/{card.slug}.py",
         "page": f"examples/{card.slug}/",
         "notebook": f"examples/{card.slug}.ipynb",
-        "device": record.get("device"),
-        "preset": record.get("preset"),
-        "seconds": record.get("seconds"),
-        "seeds": record.get("seeds", []),
-        "results": {name: {key: result[key] for key in kept} for name, result in run.results.items()},
+        "device": record.device if record else None,
+        "preset": record.preset if record else None,
+        "seconds": record.seconds if record else None,
+        "seeds": list(record.seeds) if record else [],
+        "results": {name: {key: getattr(result, key) for key in kept} for name, result in run.results.items()},
         "figures": [
             {
-                "name": figure["name"], "caption": figure["caption"], "alt": figure["alt"],
-                **{scheme: folder + figure[scheme].rpartition("/")[2] for scheme in ("light", "dark")},
+                "name": figure.name, "caption": figure.caption, "alt": figure.alt,
+                **{scheme: folder + getattr(figure, scheme).rpartition("/")[2] for scheme in ("light", "dark")},
             }
-            for figure in record.get("figures", [])
+            for figure in (record.figures if record else ())
         ],
         "status": run.status if run.status in ("ok", "failed") else "not run",
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from scripts.cards.names import person
 from scripts.cards.schema import Reference
 
 TYPES = {
@@ -14,7 +15,10 @@ TYPES = {
     "webpage": "online",
 }
 
-ESCAPED = {"\\": r"\textbackslash{}", **{char: f"\\{char}" for char in "{}%&#$_"}}
+ESCAPED = {
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    **{char: f"\\{char}" for char in "{}%&#$_"},
+}  # fmt: skip
 
 
 def bibtex(references: Mapping[str, Reference]) -> str:
@@ -39,10 +43,11 @@ def _entry(key: str, reference: Reference) -> str:
 
 
 def _author(name: str) -> str:
-    """An organisation keeps its name in braces, so that no part is taken for a first name."""
-    escaped = _escape(name)
-    is_person = len(name.split()) > 1 and "," not in name and " and " not in name.lower() and name[0].isupper()
-    return escaped if is_person else f"{{{escaped}}}"
+    """`van der Family, Jr., Given`; an organisation keeps its name in braces, so that no part is taken for a first name."""
+    known = person(name)
+    if known is None:
+        return f"{{{_escape(name)}}}"
+    return ", ".join(_escape(part) for part in (known.whole_family, known.suffix, known.given) if part)
 
 
 def _escape(text: str) -> str:

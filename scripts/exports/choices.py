@@ -1,6 +1,6 @@
-"""Choosing a model: facts of each, computed from its card, and the questions of `model_cards/_choose.yml`.
+"""Choosing: what the page Choose goes by. One candidate for each checkpoint, so that one thing meets all answers at once.
 
-The page evaluates the rules in the browser (`docs/assets/choose.js`); what they refer to is made here.
+The page evaluates the rules of `model_cards/_choose.yml` in the browser (`docs/assets/choose.js`) over the facts made here.
 """
 
 from __future__ import annotations
@@ -9,36 +9,38 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scripts.cards.numbers import Variant
+from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
 from scripts.cards.vocabulary import Question
 from scripts.evidence import terms
-from scripts.evidence.knowledge import Knowledge, own_numbers
-from scripts.evidence.published import Published
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import Published, index
+from scripts.evidence.systems import cost, is_one, measured_times, system_of, times
 
 BYTES = 4  # of a weight in fp32
+ALIKE = ("dataset", "split", "metric", "tta", "protocol")
+"""Conditions in which figures agree that rank checkpoints: training and input are part of what one takes home."""
 
 
 def render(knowledge: Knowledge) -> dict[str, str]:
-    """`api/choose.json`: what the page Choose goes by, for programs; the page holds a copy."""
+    """`api/choose.json`, for programs; the page holds a copy."""
     return {"api/choose.json": json.dumps(content(knowledge), ensure_ascii=False, indent=1, sort_keys=True) + "\n"}
 
 
 def content(knowledge: Knowledge) -> dict[str, Any]:
-    """The questions with their options, and the facts of every model."""
-    models = [facts(card, knowledge) for card in knowledge.cards]
-    return {"schema": 1, "questions": questions(models, knowledge), "models": models}
+    """The questions with their options, and the facts of every candidate."""
+    found = [each for card in knowledge.cards for each in candidates(card, knowledge)]
+    return {"schema": 2, "questions": questions(found, knowledge), "candidates": found}
 
 
-def questions(all_facts: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> list[dict[str, Any]]:
-    """The questions, options spelled out: those that at least one model can meet."""
+def questions(found: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> list[dict[str, Any]]:
+    """The questions, options spelled out: those that at least one candidate can meet."""
     lists = {
-        "tasks": sorted({task for each in all_facts for task in each["tasks"]}),
-        "devices": sorted({device for each in all_facts for device in each["latency_ms"]}),
+        "tasks": sorted({task for each in found for task in each["tasks"]}),
+        "devices": sorted({device for each in found for device in each["times"]}),
         "uses": terms.all_uses(knowledge),
     }
-    asked = knowledge.library.vocabulary.questions
-    return [_asked(question, lists) for question in asked]
+    return [_asked(question, lists) for question in knowledge.library.vocabulary.questions]
 
 
 def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -48,34 +50,86 @@ def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, 
     return told if named is None else told | {"options": named}
 
 
-def facts(card: Card, knowledge: Knowledge) -> dict[str, Any]:
-    """What the rules look at. ``None``, or a missing device, where nothing is known."""
-    numbers = list(own_numbers(card.slug, knowledge))
-    sizes = [number.quantity.value for number in numbers if number.metric == "parameters"]
-    own = list(card.own_variants.values())
-    sizes = sizes or [counted.parameters for variant in own if (counted := knowledge.counted(variant))]
-    latency: dict[str, float] = {}
-    for device, milliseconds in (*_published_times(numbers), *_measured_times(own, knowledge)):
-        latency[device] = min(milliseconds, latency.get(device, milliseconds))
+def candidates(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any]]:
+    """Every checkpoint of a card, then the card itself for the tasks that none of them is for."""
+    for key, checkpoint in card.checkpoints.items():
+        yield _of_checkpoint(card, key, checkpoint, knowledge)
+    left = [task for task in card.tasks if task not in {each.task for each in card.checkpoints.values()}]
+    if left or not card.checkpoints:
+        yield {
+            **_common(card), "id": card.slug, "name": card.name, "tasks": left, "loads": False, "times": {}, "quality": None,
+            "uses": terms.uses(card, knowledge), "weights_gb": None, "parameters": "", "macs": "", "release": "", "gated": False,
+        }  # fmt: skip
+
+
+def _common(card: Card) -> dict[str, Any]:
     return {
-        "slug": card.slug, "name": card.name, "purpose": card.purpose.strip(), "tasks": list(card.tasks),
-        "family": card.family, "year": card.introduction.year, "uses": terms.uses(card, knowledge),
-        "weights_gb": BYTES * min(sizes) / 1e9 if sizes else None, "latency_ms": latency,
-        "least_images": card.least_data.images if card.least_data else None,
+        "slug": card.slug, "model": card.name, "purpose": card.purpose.strip(), "family": card.family,
+        "year": card.introduction.year, "least_images": card.least_data.images if card.least_data else None,
     }  # fmt: skip
 
 
-def _published_times(numbers: Sequence[Published]) -> Iterator[tuple[str, float]]:
-    """(device, ms) of each published time or rate at batch 1."""
-    for number in numbers:
-        device, value = number.conditions.hardware, number.quantity.value
-        if device and number.conditions.batch == "1" and number.metric in ("latency", "fps"):
-            yield device, value if number.metric == "latency" else 1000 / value
+def _of_checkpoint(card: Card, key: str, checkpoint: Checkpoint, knowledge: Knowledge) -> dict[str, Any]:
+    row = _row(card, checkpoint, knowledge)
+    sizes = {metric: cost(knowledge, row[0], metric) for metric in ("parameters", "macs")} if row else {}
+    weights = sizes.get("parameters")
+    return {
+        **_common(card), "id": f"{card.slug}/{key}", "name": checkpoint.name, "tasks": [checkpoint.task], "loads": True,
+        "release": checkpoint.release, "gated": checkpoint.gated, "uses": _uses(card, checkpoint, knowledge),
+        "weights_gb": BYTES * weights.value / 1e9 if weights else None,
+        **{metric: found.printed if found else "" for metric, found in sizes.items()},
+        "times": _times(row, knowledge), "quality": _quality(card, checkpoint, row, knowledge),
+    }  # fmt: skip
 
 
-def _measured_times(variants: Sequence[Variant], knowledge: Knowledge) -> Iterator[tuple[str, float]]:
-    """(device, ms) of what `measure` timed at batch 1; the device with its threads and precision."""
-    for timed in (timed for variant in variants for timed in knowledge.latency(variant)):
-        if timed.batch == 1 and timed.ms is not None:
-            threads = f", {timed.threads} threads" if timed.threads else ""
-            yield f"{timed.device}{threads}, {timed.precision} (timed here)", timed.ms
+def _row(card: Card, checkpoint: Checkpoint, knowledge: Knowledge) -> list[Published]:
+    """The numbers that a checkpoint reaches: its row."""
+    variant, _, table = checkpoint.system.partition("/")
+    return [number for number in index(knowledge.library)[card.slug][variant] if number.table == table]
+
+
+def _uses(card: Card, checkpoint: Checkpoint, knowledge: Knowledge) -> Mapping[str, str]:
+    """The verdict on each use, by the terms of the checkpoint's own release."""
+    rows = [row for row in terms.rows_of(card, knowledge) if row.release.name == checkpoint.release]
+    return rows[0].uses if rows else dict.fromkeys(terms.all_uses(knowledge), "unclear")
+
+
+def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
+    """Milliseconds per image at batch 1 of the row's system, by device: as published, and as timed here."""
+    found: dict[str, float] = {}
+    for number in row[:1]:
+        for time in times(knowledge, number):
+            c = time.conditions
+            if c.hardware and c.batch == "1":
+                ms = time.quantity.value if time.metric == "latency" else 1000 / time.quantity.value
+                found.setdefault(", ".join(filter(None, [c.hardware, c.precision])), ms)
+        for timed in measured_times(knowledge, system_of(number)):
+            if timed.batch == 1 and timed.ms is not None:
+                threads = f", {timed.threads} threads" if timed.threads else ""
+                found.setdefault(f"{timed.device}{threads}, {timed.precision} (timed here)", timed.ms)
+    return found
+
+
+def _quality(
+    card: Card, checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge
+) -> dict[str, Any] | None:
+    """What the checkpoint reaches on the benchmark of its task: in its row, or else in another row of the same system."""
+    words = knowledge.library.vocabulary
+    wanted = words.benchmarks.get(checkpoint.task)
+    if wanted is None or not row:
+        return None
+    mine = system_of(row[0])
+    others = index(knowledge.library)[card.slug][row[0].variant]
+    same = [n for n in others if is_one(mine, system_of(n)) and mine.training == system_of(n).training]
+    for number in (*row, *same):
+        c = number.conditions
+        fits = (number.metric, c.dataset, c.split) == (wanted.metric, wanted.dataset, wanted.split)
+        if fits and not number.independent:
+            told = [f"{name} {text}" for name in ALIKE[2:] if (text := getattr(c, name))]
+            metric = words.metric(number.metric)
+            return {
+                "value": number.quantity.value, "printed": number.quantity.printed, "better": metric.better,
+                "label": f"{metric.label} on {wanted.dataset} {wanted.split or ''}".strip(), "group": "; ".join(told),
+                "where": number.where, "table": number.table,
+            }  # fmt: skip
+    return None

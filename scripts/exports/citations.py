@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from scripts.cards.names import person
 from scripts.cards.schema import Card, Reference
 from scripts.evidence.knowledge import Knowledge
 from scripts.exports.bibtex import bibtex
@@ -59,8 +60,14 @@ def csl_item(key: str, reference: Reference) -> dict[str, Any]:
 
 
 def _csl_name(name: str) -> dict[str, str]:
-    """`Given Family`; an organisation, which has one word or an `and`, keeps its name whole."""
-    if " and " in name:
+    """The parts of a person's name; an organisation's is kept whole."""
+    known = person(name)
+    if known is None:
         return {"literal": name}
-    given, _, family = name.rpartition(" ")
-    return {"given": given, "family": family} if given else {"literal": name}
+    parts = {
+        "given": known.given,
+        "non-dropping-particle": known.particle,
+        "family": known.family,
+        "suffix": known.suffix,
+    }
+    return {key: part for key, part in parts.items() if part}

@@ -7,6 +7,7 @@ from typing import Any
 
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, comparability
+from scripts.evidence.systems import SIZES, cost, system_of
 
 PLACE = ("dataset", "split")
 
@@ -37,6 +38,8 @@ def _entry(number: Published, knowledge: Knowledge, groups: dict[tuple[Any, ...]
     given = dict(conditions)
     return {
         "variant": knowledge.library.cards[number.card].variants[number.variant].name,
+        "system": system_of(number).id,
+        "cost": {metric: found.printed for metric in SIZES if (found := cost(knowledge, number, metric))},
         "metric": number.metric,
         "on": " ".join(given[name] for name in PLACE if name in given),
         "printed": number.quantity.printed,

@@ -8,12 +8,14 @@ import io
 from scripts.cards.numbers import Conditions
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, numbers_of
+from scripts.evidence.systems import SIZES, Cost, cost, system_of
 
 CONDITIONS = tuple(name for name in Conditions.model_fields if name != "metric")
 
 COLUMNS = (
-    "card", "variant", "name", "metric", "value", "printed", "unit", *CONDITIONS, "metric_definition", "table",
-    "source", "source_title", "source_address", "where", "note", "half_of_flops",
+    "card", "system", "variant", "name", "metric", "value", "printed", "unit", *CONDITIONS, "metric_definition", "table",
+    "source", "source_title", "source_address", "where", "note", "half_of_flops", "independent", "system_parameters",
+    "system_macs",
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ def _row(number: Published, knowledge: Knowledge) -> dict[str, object]:
     conditions = number.conditions.model_dump()
     return {
         "card": card.slug,
+        "system": system_of(number).id,
         "variant": number.variant,
         "name": card.variants[number.variant].name,
         "metric": number.metric,
@@ -54,7 +57,13 @@ def _row(number: Published, knowledge: Knowledge) -> dict[str, object]:
         "where": number.where,
         "note": number.note or "",
         "half_of_flops": "yes" if number.halved else "",
+        "independent": "yes" if number.independent else "",
+        **{f"system_{metric}": _exact(cost(knowledge, number, metric)) for metric in SIZES},
     }
+
+
+def _exact(found: Cost | None) -> str:
+    return f"{found.value:.15g}" if found else ""
 
 
 def _harmless(value: object) -> object:

@@ -11,17 +11,19 @@ from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged
+from scripts.runs.record import Result
 
 ATOM = "http://www.w3.org/2005/Atom"
-
-TITLE = "Model Comparisons"
-
-SUMMARY = "Which computer-vision model to use, with evidence for every pro and con."
 
 
 def render(knowledge: Knowledge) -> dict[str, str]:
     """`feed.xml`, `llms.txt` and `llms-full.txt`."""
-    full = "\n\n".join([f"# {TITLE}\n\n> {SUMMARY}", *(card_text(card, knowledge) for card in knowledge.cards)])
+    full = "\n\n".join(
+        [
+            f"# {knowledge.about.title}\n\n> {knowledge.about.summary}",
+            *(card_text(card, knowledge) for card in knowledge.cards),
+        ]
+    )
     return {"feed.xml": atom(knowledge), "llms.txt": llms(knowledge), "llms-full.txt": full + "\n"}
 
 
@@ -30,11 +32,11 @@ def atom(knowledge: Knowledge) -> str:
     ElementTree.register_namespace("", ATOM)
     newest = sorted(knowledge.cards, key=lambda card: (-card.reviewed.toordinal(), card.slug))
     feed = ElementTree.Element(f"{{{ATOM}}}feed")
-    _add(feed, "title", TITLE)
-    _add(feed, "subtitle", SUMMARY)
+    _add(feed, "title", knowledge.about.title)
+    _add(feed, "subtitle", knowledge.about.summary)
     _add(feed, "id", _identity(knowledge.about.repository, "feed"))
     _add(feed, "updated", f"{newest[0].reviewed if newest else '1970-01-01'}T00:00:00Z")
-    _add(_add(feed, "author"), "name", TITLE)
+    _add(_add(feed, "author"), "name", knowledge.about.title)
     _add(feed, "link", rel="self", href="feed.xml")
     _add(feed, "link", rel="alternate", href="index.html")
     for card in newest:
@@ -70,8 +72,19 @@ def llms(knowledge: Knowledge) -> str:
         "- [All cards as one text](llms-full.txt): ideas, pros and cons with their evidence, numbers",
         "- [Interface](api/models.json): the same as JSON, one file per model in api/models/",
     ]
-    parts = [f"# {TITLE}", f"> {SUMMARY}", "## Models", "\n".join(models), "## Data", "\n".join(more)]
+    parts = [
+        f"# {knowledge.about.title}",
+        f"> {knowledge.about.summary}",
+        "## Models",
+        "\n".join(models),
+        "## Data",
+        "\n".join(more),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def _head(knowledge: Knowledge) -> list[str]:
+    return [f"# {knowledge.about.title}", f"> {knowledge.about.summary}"]
 
 
 def _plain(text: str) -> str:
@@ -119,6 +132,10 @@ def _value(ref: str, card: Card, knowledge: Knowledge) -> Iterator[str]:
     elif kind == "card":
         yield knowledge.library.cards[name].name
     elif kind == "run":
-        yield f"{run.results[name]['mean']:.3g}" if run and name in run.results else "(not run yet)"
+        yield _mean(run.results[name]) if run and name in run.results else "(not run yet)"
     else:
         yield f"({name})"
+
+
+def _mean(result: Result) -> str:
+    return "undefined" if result.mean is None else f"{result.mean:.3g}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
-from scripts.evidence.published import Published, index
+from scripts.evidence.published import Published, index, own_size
+from scripts.evidence.systems import SIZES, cost, named
 
 PIPELINES = {
     "image classification": "image-classification", "object detection": "object-detection",
@@ -96,18 +99,34 @@ def metafile(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     paper = {"URL": intro.addresses[0][1], "Title": intro.title}
     collection: dict[str, Any] = {"Name": card.name, "Paper": paper}
     collection |= {"Code": {"URL": intro.code}} if intro.code else {}
-    return {"Collections": [collection], "Models": [_metafile_model(card, key, knowledge) for key in card.variants]}
+    return {"Collections": [collection], "Models": [*_metafile_models(card, knowledge)]}
 
 
-def _metafile_model(card: Card, variant: str, knowledge: Knowledge) -> dict[str, Any]:
-    numbers = index(knowledge.library)[card.slug][variant]
-    sizes = {number.metric: number.quantity.value for number in reversed(numbers) if number.metric in SIZE_METRICS}
-    metadata = {"Parameters": sizes.get("parameters"), "FLOPs": sizes.get("macs")}  # theirs are MACs too
-    model: dict[str, Any] = {"Name": card.variants[variant].name, "In Collection": card.name}
-    known = {name: int(value) for name, value in metadata.items() if value}
-    model |= {"Metadata": known} if known else {}
-    results = _metafile_results(card, _quality(card, variant, knowledge), knowledge)
-    return model | ({"Results": results} if results else {})
+def _metafile_models(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any]]:
+    """One model for each system, since a configuration of theirs is one: what it costs, and what it reaches.
+
+    A variant without figures on data is there with what it costs by itself.
+    """
+    for key, variant in card.variants.items():
+        found: dict[tuple[str | None, str | None], list[Published]] = {}
+        for number in _quality(card, key, knowledge):
+            found.setdefault((number.conditions.framework, number.conditions.input), []).append(number)
+        frameworks = Counter(framework for framework, _ in found)
+        for (framework, at), numbers in found.items():
+            name = named(variant.name, framework)
+            name = f"{name} at {at or 'an input not given'}" if frameworks[framework] > 1 else name
+            costs = [cost(knowledge, numbers[0], metric) for metric in SIZES]
+            results = {"Results": _metafile_results(card, numbers, knowledge)}
+            yield _metafile_model(name, card, [size.value if size else None for size in costs]) | results
+        if not found:
+            sizes = [own_size(knowledge.library, card.slug, key, metric) for metric in SIZES]
+            yield _metafile_model(variant.name, card, [size.quantity.value if size else None for size in sizes])
+
+
+def _metafile_model(name: str, card: Card, sizes: Sequence[float | None]) -> dict[str, Any]:
+    metadata = zip(("Parameters", "FLOPs"), sizes, strict=True)  # their FLOPs are MACs
+    known = {key: int(value) for key, value in metadata if value}
+    return {"Name": name, "In Collection": card.name, **({"Metadata": known} if known else {})}
 
 
 def _metafile_results(card: Card, numbers: list[Published], knowledge: Knowledge) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from scripts.cards import prose
+from scripts.cards.names import person
 from scripts.cards.schema import Card, Reference
 
 TYPES = {
@@ -16,12 +17,12 @@ TYPES = {
 SCRIPT_SAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
-def json_ld(card: Card) -> str:
+def json_ld(card: Card, licence: str) -> str:
     """A TechArticle on the model's source code, escaped so that nothing in it ends the script element it stands in."""
-    return json.dumps(article(card), ensure_ascii=False, sort_keys=True).translate(SCRIPT_SAFE)
+    return json.dumps(article(card, licence), ensure_ascii=False, sort_keys=True).translate(SCRIPT_SAFE)
 
 
-def article(card: Card) -> dict[str, Any]:
+def article(card: Card, licence: str) -> dict[str, Any]:
     """The same as plain data."""
     intro = card.introduction
     code = {"@type": "SoftwareSourceCode", "name": card.name, "codeRepository": intro.code, "license": _licence(card)}
@@ -31,7 +32,7 @@ def article(card: Card) -> dict[str, Any]:
         "headline": card.name,
         "description": prose.to_text(card.purpose),
         "dateModified": card.reviewed.isoformat(),
-        "license": "https://creativecommons.org/licenses/by/4.0/",
+        **({"license": licence} if licence else {}),
         "about": {name: value for name, value in code.items() if value},
         "citation": [_citation(reference) for reference in card.references.values()],
     }
@@ -46,7 +47,7 @@ def _citation(reference: Reference) -> dict[str, Any]:
     return {
         "@type": TYPES[reference.type],
         "name": reference.title,
-        "author": [{"@type": "Person" if " " in name else "Organization", "name": name} for name in reference.authors],
+        "author": [{"@type": "Person" if person(name) else "Organization", "name": name} for name in reference.authors],
         "datePublished": str(reference.year),
         "url": reference.addresses[0][1],
     }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+GUARD = 'if __name__ == "__main__":'
+"""What runs stands below it, so that importing a file runs nothing; true in a script and in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,25 @@ def notebook(script: str, slug: str) -> str:
     return str(text)
 
 
+def without_guards(script: str) -> str:
+    """The script as a reader sees it: what runs in a cell stands there without the guard and its indentation."""
+    return "\n".join(_unguarded(script.split("\n")))
+
+
+def _unguarded(lines: list[str]) -> Iterator[str]:
+    inside = False
+    for line in lines:
+        if line.rstrip() == GUARD:
+            inside = True
+            continue
+        inside = inside and (not line.strip() or line.startswith("    "))
+        yield re.sub(r"^    ", "", line) if inside else line
+
+
 def _notebook(script: str) -> Any:
     import jupytext
 
-    return jupytext.reads(script, fmt="py:percent")
+    return jupytext.reads(without_guards(script), fmt="py:percent")
 
 
 def _markdown_cell(text: str) -> Any:

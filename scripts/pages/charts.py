@@ -1,40 +1,32 @@
 """Charts of published accuracy against size and cost, as Vega-Lite: drawn at build, and open to exploring in the browser.
 
-Every point is a published figure. Lines join the variants of one model only where all conditions agree.
+Every point is a published figure with the cost of the same system, or it is not drawn. Lines join the sizes of one design
+under equal conditions; each group of figures that may be ranked has its frontier.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.cards.vocabulary import Metric
-from scripts.evidence.knowledge import Knowledge, own_numbers, size_of
-from scripts.evidence.published import Published, comparability, index
+from scripts.evidence.knowledge import Knowledge, own_numbers
+from scripts.evidence.published import Published, comparability
+from scripts.evidence.systems import SIZES, cost, system_of, times
+from scripts.pages.chart_style import SCHEMES, SHAPES, config, room, ticks
 from scripts.pages.environment import template
+from scripts.pages.labels import placed
+from scripts.pages.systems import system_name
 from scripts.pages.writer import common
 
-AXES = {"parameters": "Parameters", "macs": "MACs"}
-
+TITLES = {"parameters": "Parameters", "macs": "MACs"}
+WIDTH, HEIGHT = 600, 340
 LEAST_MODELS, LEAST_POINTS = 2, 5
 """Fewer are better read in a table."""
-
-SCHEMES: Mapping[str, Mapping[str, Any]] = {
-    "light": {
-        "ink": "#1f2328", "muted": "#59636e", "grid": "#dfe3e8",
-        "colours": ["#0068A8", "#D55E00", "#008663", "#B4528D", "#7A4F00", "#2E7EBC", "#5B45B0", "#59636e"],
-    },
-    "dark": {
-        "ink": "#e6e9ef", "muted": "#a4acba", "grid": "#363b47",
-        "colours": ["#4FA8E0", "#E0672A", "#17B386", "#E39AC6", "#F2D34B", "#BFE3FA", "#B9AEF5", "#a4acba"],
-    },
-}  # fmt: skip
-
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-"""One less than there are colours, so that the ninth model has a colour and a shape that no other has together."""
+FRONTIER = 3
+"""A group of so many figures has a frontier."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Chart:
         alt: the same for those who do not see it.
         points: the data, one dictionary for each figure.
         metric: label of the vertical axis; axis: label of the horizontal one.
+        higher: whether a higher figure is the better one.
     """
 
     name: str
@@ -57,144 +50,189 @@ class Chart:
     points: tuple[Mapping[str, Any], ...]
     metric: str
     axis: str
+    higher: bool
 
     @property
     def models(self) -> list[str]:
         """Names of the models, in the order of their colours."""
         return sorted({point["model"] for point in self.points})
 
+    @property
+    def domain(self) -> tuple[list[float], list[float]]:
+        """What both axes span: all points, with room around them."""
+        low, high = (f(point["y"] for point in self.points) for f in (min, max))
+        margin = 0.08 * (high - low or abs(high) or 1)
+        return room([point["x"] for point in self.points]), [low - margin, high + margin]
+
+
+def page(knowledge: Knowledge) -> str:
+    """The text of `charts/index.md`."""
+    return template("charts.md.j2").render(common(knowledge, "../") | {"charts": charts(knowledge)})
+
 
 def charts(knowledge: Knowledge) -> list[Chart]:
     """A chart for each benchmark and axis with enough points, those of most models first."""
     words = knowledge.library.vocabulary
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[Published]] = {}
     for card in knowledge.cards:
         for number in own_numbers(card.slug, knowledge):
-            if words.metric(number.metric).headline and number.conditions.dataset:
+            if words.metric(number.metric).headline and number.conditions.dataset and not number.independent:
                 on = " ".join(filter(None, [number.conditions.dataset, number.conditions.split]))
-                for axis, x in _sizes(number, knowledge).items():
-                    found.setdefault((number.metric, on, axis), []).append(_point(number, x, knowledge))
+                found.setdefault((number.metric, on), []).append(number)
     made = [
-        _chart(words.metric(metric), on, axis, points)
-        for (metric, on, axis), points in sorted(found.items())
+        _chart(words.metric(metric), on, axis, points, len(numbers) - len(points))
+        for (metric, on), numbers in sorted(found.items())
+        for axis, points in sorted(_points(numbers, knowledge).items())
         if len(points) >= LEAST_POINTS and len({point["model"] for point in points}) >= LEAST_MODELS
     ]
     return sorted(made, key=lambda chart: (-len(chart.models), -len(chart.points), chart.name))
 
 
-def _sizes(number: Published, knowledge: Knowledge) -> dict[str, float]:
-    """What is known of the variant, by the title of the axis: size and cost as published, or else as counted; and latency
-    as published, one axis for each device."""
-    variant = knowledge.library.cards[number.card].variants[number.variant]
-    counted = knowledge.counted(variant)
-    sizes: dict[str, float] = {}
-    for metric, title in AXES.items():
-        size = size_of(knowledge.library, number.card, number.variant, metric)
-        if size or counted:
-            sizes[title] = size.quantity.value if size else float(getattr(counted, metric))
-    for other in index(knowledge.library)[number.card][number.variant]:
-        if other.metric == "latency" and other.conditions.hardware:
-            sizes.setdefault(f"Latency on {other.conditions.hardware} (ms)", other.quantity.value)
-    return sizes
+def _points(numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, list[dict[str, Any]]]:
+    """The points of each axis: those numbers of whose system the cost is known."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for number in numbers:
+        for axis, x in _costs(number, knowledge).items():
+            found.setdefault(axis, []).append(_point(number, x, knowledge))
+    return found
+
+
+def _costs(number: Published, knowledge: Knowledge) -> dict[str, float]:
+    """What is known of the system that a number is of, by the title of the axis; times as published, an axis per device."""
+    found = {TITLES[metric]: size.value for metric in SIZES if (size := cost(knowledge, number, metric))}
+    for time in times(knowledge, number):
+        if time.metric == "latency" and time.conditions.hardware:
+            found.setdefault(f"Latency on {_device(time)} (ms)", time.quantity.value)
+    return found
+
+
+def _device(time: Published) -> str:
+    """`T4, fp16, batch 1`: times under other conditions are of another axis."""
+    c = time.conditions
+    return ", ".join(filter(None, [c.hardware, c.precision, f"batch {c.batch}" if c.batch else None]))
 
 
 def _point(number: Published, x: float, knowledge: Knowledge) -> dict[str, Any]:
     card = knowledge.library.cards[number.card]
+    variant = card.variants[number.variant]
     conditions = comparability(number, knowledge.library.vocabulary)
     told = [f"{name} {text}" for name, text in conditions if name not in ("dataset", "split")]
+    design = variant.design or number.variant
     return {
-        "x": x, "y": number.quantity.value, "model": card.name, "variant": card.variants[number.variant].name,
+        "x": x, "y": number.quantity.value, "model": card.name, "variant": system_name(card, number), "label": variant.name,
         "conditions": ", ".join(told) or "no further conditions given", "where": number.where,
+        "line": "|".join([card.slug, design, *told]), "system": system_of(number).id,
         "href": f"../models/{card.slug}/#table-{number.table}",
     }  # fmt: skip
 
 
-def _chart(metric: Metric, on: str, axis: str, points: list[dict[str, Any]]) -> Chart:
+def _chart(metric: Metric, on: str, axis: str, points: list[dict[str, Any]], left_out: int) -> Chart:
     label = f"{metric.label}{' (' + metric.unit + ')' if metric.unit else ''}"
     against = axis.partition(" (")[0].replace("Parameters", "parameters").replace("Latency", "latency")
     groups = {point["conditions"] for point in points}
     models = sorted({point["model"] for point in points})
     conditions = next(iter(groups)) if len(groups) == 1 else f"{len(groups)} different sets of conditions"
+    missing = f" {left_out} more figures are left out: no {against} of the same system is known." if left_out else ""
     caption = (
         f"{metric.label} on {on} against {against}: {len(points)} published figures of {len(models)} models, under "
-        f"{conditions}. A line joins figures of one model whose conditions agree; points under different conditions do not "
-        "rank the models. Each point leads to its table."
+        f"{conditions}. A line joins the sizes of one design under equal conditions; a dashed line is the frontier of figures "
+        f"that may be ranked against each other; all else does not rank the models. Each point leads to its table.{missing}"
     )
     alt = f"Scatter chart of {metric.label} on {on} against {against} for {', '.join(models)}."
     name = "-".join("".join(c if c.isalnum() else " " for c in f"{metric.label} {on} {axis}").lower().split())
     ordered = tuple(sorted(points, key=lambda point: (point["model"], point["conditions"], point["x"], point["y"])))
-    return Chart(name, f"{metric.label} on {on} against {against}", caption, alt, ordered, label, axis)
+    higher = metric.better == "higher"
+    return Chart(name, f"{metric.label} on {on} against {against}", caption, alt, ordered, label, axis, higher)
+
+
+def frontiers(chart: Chart) -> Iterator[dict[str, Any]]:
+    """The points of each group that nothing cheaper of the group beats, as lines."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for point in chart.points:
+        groups.setdefault(point["conditions"], []).append(point)
+    sign = 1 if chart.higher else -1
+    for conditions, points in groups.items():
+        if len(points) < FRONTIER or len({point["model"] for point in points}) < LEAST_MODELS:
+            continue
+        best: float | None = None
+        for point in sorted(points, key=lambda p: (p["x"], -sign * p["y"])):
+            if best is None or sign * point["y"] > best:
+                best = sign * point["y"]
+                yield {"x": point["x"], "y": point["y"], "group": conditions}
 
 
 def specification(chart: Chart, scheme: str) -> dict[str, Any]:
     """The chart in Vega-Lite. Domains leave room around all points, so that none is cut off."""
-    colours = SCHEMES[scheme]
-    domain = _room([point["x"] for point in chart.points])
+    colours, (across, up) = SCHEMES[scheme], chart.domain
     x = {
-        "field": "x", "type": "quantitative", "title": chart.axis,
-        "scale": {"type": "log", "domain": domain, "nice": False},
-        "axis": {"format": "~s", "values": _ticks(*domain), "labelOverlap": False},
+        "field": "x", "type": "quantitative", "title": chart.axis, "scale": {"type": "log", "domain": across, "nice": False},
+        "axis": {"format": "~s", "values": ticks(*across), "labelOverlap": True},
     }  # fmt: skip
-    low, high = (f(point["y"] for point in chart.points) for f in (min, max))
-    margin = 0.06 * (high - low or abs(high) or 1)
     y = {
         "field": "y", "type": "quantitative", "title": chart.metric,
-        "scale": {"domain": [low - margin, high + margin], "nice": False, "zero": False},
-    }  # fmt: skip
-    model = {"field": "model", "type": "nominal", "title": None}
-    colour = {**model, "scale": {"range": colours["colours"]}}
-    line = {"stroke": {**colour, "legend": None}, "detail": {"field": "conditions"}}
-    point = {
-        "color": colour, "shape": {**model, "scale": {"range": SHAPES}}, "href": {"field": "href"},
-        "tooltip": [
-            {"field": "variant", "title": "variant"},
-            {"field": "y", "type": "quantitative", "title": chart.metric},
-            {"field": "x", "type": "quantitative", "title": chart.axis, "format": ".3~s"},
-            {"field": "conditions", "title": "conditions"},
-            {"field": "where", "title": "source"},
-        ],
+        "scale": {"domain": up, "nice": False, "zero": False},
     }  # fmt: skip
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": 600, "height": 320, "background": None,
+        "width": WIDTH, "height": HEIGHT, "background": None,
         "data": {"values": [dict(each) for each in chart.points]},
         "encoding": {"x": x, "y": y},
-        "layer": [
-            {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6}, "encoding": line},
-            {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "cursor": "pointer"}, "encoding": point},
-        ],
-        "config": _config(colours),
+        "layer": [*_joined(chart, colours), _dots(chart, colours), *_labelled(chart, colours)],
+        "config": config(colours),
     }  # fmt: skip
 
 
-def _room(values: list[float]) -> list[float]:
-    """A logarithmic domain with a twentieth of its length to spare on both sides."""
-    low, high = min(values), max(values)
-    ratio = max(high / low, 1.2) ** 0.06
-    return [low / ratio, high * ratio]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten within a domain."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [tick for e in exponents for tick in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= tick <= high]
-
-
-def _config(colours: Mapping[str, Any]) -> dict[str, Any]:
-    text = {"labelColor": colours["ink"], "titleColor": colours["ink"], "labelFontSize": 12, "titleFontSize": 12}
-    return {
-        "font": "DejaVu Sans, Verdana, sans-serif",
-        "axis": {**text, "gridColor": colours["grid"], "domainColor": colours["muted"], "tickColor": colours["muted"]},
-        "legend": {**text, "orient": "bottom", "columns": 4, "symbolSize": 90},
-        "view": {"stroke": None},
+def _joined(chart: Chart, colours: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lines between the sizes of one design, and the frontiers."""
+    stroke = {"field": "model", "type": "nominal", "scale": _colours(chart, colours), "legend": None}
+    sizes = {
+        "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
+        "encoding": {"stroke": stroke, "detail": {"field": "line"}},
     }
+    dashed = {"type": "line", "strokeWidth": 1, "strokeDash": [5, 4], "color": colours["muted"]}
+    edge = {"data": {"values": list(frontiers(chart))}, "mark": dashed, "encoding": {"detail": {"field": "group"}}}
+    return [sizes, edge]
+
+
+def _colours(chart: Chart, colours: Mapping[str, Any]) -> dict[str, Any]:
+    return {"domain": chart.models, "range": colours["colours"][: len(chart.models)]}
+
+
+def _dots(chart: Chart, colours: Mapping[str, Any]) -> dict[str, Any]:
+    model = {"field": "model", "type": "nominal", "title": None}
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(chart.models))]
+    return {
+        "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "cursor": "pointer"},
+        "encoding": {
+            "color": {**model, "scale": _colours(chart, colours)},
+            "shape": {**model, "scale": {"domain": chart.models, "range": shapes}},
+            "href": {"field": "href"},
+            "tooltip": [
+                {"field": "variant", "title": "system"},
+                {"field": "y", "type": "quantitative", "title": chart.metric},
+                {"field": "x", "type": "quantitative", "title": chart.axis, "format": ".3~s"},
+                {"field": "conditions", "title": "conditions"},
+                {"field": "where", "title": "source"},
+            ],
+        },
+    }
+
+
+def _labelled(chart: Chart, colours: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The names of the points beside which there is room, one layer for each side."""
+    for side, texts in placed(chart.points, chart.domain, (WIDTH, HEIGHT)).items():
+        mark = {
+            "type": "text",
+            "fontSize": 10,
+            "color": colours["ink"],
+            "align": side.align,
+            "dx": side.dx,
+            "dy": side.dy,
+        }
+        yield {"data": {"values": texts}, "mark": mark, "encoding": {"text": {"field": "label"}}}
 
 
 def explorable(chart: Chart) -> str:
     """The data file from which the browser draws the chart: its specification for each scheme."""
     content = {scheme: specification(chart, scheme) for scheme in SCHEMES}
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
-
-
-def page(knowledge: Knowledge) -> str:
-    return template("charts.md.j2").render(common(knowledge, "../") | {"charts": charts(knowledge)})

@@ -1,4 +1,4 @@
-"""The page Choose: questions, and the shortlist that the browser makes of the answers."""
+"""The page Choose: questions, and the shortlist of checkpoints that the browser makes of the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def page(knowledge: Knowledge) -> str:
     """The text of `choose/index.md`."""
     content = choices.content(knowledge)
     least = {card.slug: card.least_data for card in knowledge.cards}
-    models = [model | {"least_data": least[model["slug"]]} for model in content["models"]]
+    rows = [each | {"least_data": least[each["slug"]]} for each in content["candidates"]]
     return template("choose.md.j2").render(
-        common(knowledge, "../") | {"content": content, "models": models, "uses": terms.all_uses(knowledge)}
+        common(knowledge, "../") | {"content": content, "rows": rows, "uses": terms.all_uses(knowledge)}
     )

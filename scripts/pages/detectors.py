@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.schema import Card
+from scripts.cards.vocabulary import SideBySide
 from scripts.evidence.knowledge import Knowledge
 from scripts.pages.environment import template
 from scripts.pages.writer import common
-
-EXPERIMENT, FIGURE = "side_by_side", "stress"
-
-MEASURES = {
-    "scenes_ap": "AP", "scenes_ap_small": "AP, small", "scenes_ap_medium": "AP, medium", "scenes_ap_large": "AP, large",
-    "scenes_boxes_per_object_raw": "Boxes per object, nothing suppressed", "scenes_steps_to_half": "Steps to half of its AP",
-    "scenes_seconds": "Seconds per image",
-}  # fmt: skip
-
-STRESSES = {
-    "scenes_ap": "As in training", "scenes_ap_tiny": "Tiny", "scenes_ap_crowded": "Crowded", "scenes_ap_occluded": "Occluded",
-    "scenes_ap_rotated": "Rotated", "scenes_ap_low_contrast": "Low contrast",
-}  # fmt: skip
+from scripts.runs.record import Experiment, Figure, Record, Results
 
 
 @dataclass(frozen=True)
@@ -30,18 +17,18 @@ class Detector:
     """One detector's run: its experiment of the shared benchmark and its picture."""
 
     card: Card
-    record: Mapping[str, Any]
-    experiment: Mapping[str, Any]
-    figure: Mapping[str, Any]
+    record: Record
+    experiment: Experiment
+    figure: Figure
 
     @property
-    def results(self) -> Mapping[str, Mapping[str, Any]]:
-        return {name: self.record["results"][name] for name in self.experiment["results"]}
+    def results(self) -> Results:
+        return {name: self.record.results[name] for name in self.experiment.results}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Detectors that may be compared: equal scenes and budget, and for their times an equal device."""
+    """Detectors that may be compared: equal scenes and budget."""
 
     data: str
     steps: int
@@ -50,37 +37,40 @@ class Group:
     preset: str
     detectors: tuple[Detector, ...]
 
-    def best(self, name: str) -> float:
-        """The best mean of a measure: the highest AP, the lowest of all else."""
-        means: list[float] = [detector.results[name]["mean"] for detector in self.detectors]
-        return max(means) if name.startswith("scenes_ap") else min(means)
-
-
-def groups(knowledge: Knowledge) -> list[Group]:
-    """All runs of the benchmark, those together that may be compared, best AP first."""
-    found: dict[tuple[str, int, int, str, str], list[Detector]] = {}
-    for card in knowledge.cards:
-        run = knowledge.run(card.slug)
-        record = run.record if run else None
-        for experiment in record["experiments"] if record else ():
-            if record and experiment["name"] == EXPERIMENT and set(MEASURES) <= set(experiment["results"]):
-                figure = next(each for each in record["figures"] if each["name"] == FIGURE)
-                device = f"{record['device']['name']} ({record['device']['class']})"
-                key = (experiment["data"], experiment["steps"], len(record["seeds"]), device, record["preset"])
-                found.setdefault(key, []).append(Detector(card, record, experiment, figure))
-    made = [
-        Group(*key, tuple(sorted(each, key=_rank))) for key, each in sorted(found.items(), key=lambda item: item[0])
-    ]
-    return sorted(made, key=lambda group: -len(group.detectors))
-
-
-def _rank(detector: Detector) -> float:
-    return -float(detector.results["scenes_ap"]["mean"])
+    def best(self, name: str, ranks: str) -> float | None:
+        """The best mean of a measure: the highest of those that are named like the one that ranks, the lowest of all else."""
+        means: list[float] = [mean for each in self.detectors if (mean := each.results[name].mean) is not None]
+        return (max if name.startswith(ranks) else min)(means, default=None)
 
 
 def page(knowledge: Knowledge) -> str:
+    """The text of `detectors/index.md`."""
+    words = knowledge.library.vocabulary.side_by_side
     return template("detectors.md.j2").render(
-        common(knowledge, "../") | {
-            "groups": groups(knowledge), "measures": MEASURES, "stresses": STRESSES
-        }
-    )  # fmt: skip
+        common(knowledge, "../") | {"groups": groups(knowledge, words) if words else [], "words": words}
+    )
+
+
+def groups(knowledge: Knowledge, words: SideBySide) -> list[Group]:
+    """All runs of the benchmark, those together that may be compared, best first."""
+    found: dict[tuple[str, int, int, str, str], list[Detector]] = {}
+    ranks = next(iter(words.measures))
+    for card in knowledge.cards:
+        run = knowledge.run(card.slug)
+        record = run.record if run else None
+        for experiment in record.experiments if record else ():
+            figure = record.figure(words.figure) if record else None
+            if (
+                record
+                and figure
+                and experiment.name == words.experiment
+                and set(words.measures) <= set(experiment.results)
+            ):
+                device = f"{record.device['name']} ({record.device['class']})"
+                key = (experiment.data, experiment.steps or 0, len(record.seeds), device, record.preset)
+                found.setdefault(key, []).append(Detector(card, record, experiment, figure))
+    made = [
+        Group(*key, tuple(sorted(each, key=lambda detector: -(detector.results[ranks].mean or 0))))
+        for key, each in sorted(found.items(), key=lambda item: item[0])
+    ]
+    return sorted(made, key=lambda group: -len(group.detectors))

@@ -17,19 +17,25 @@ from markupsafe import Markup
 
 from scripts.cards import prose
 from scripts.cards.values import si
+from scripts.evidence.runs import interval
 from scripts.evidence.verdicts import Verdict
+from scripts.runs.record import Result
 
 MARKS = {
-    Verdict.BOTH: "✓✓", Verdict.SHOWN: "✓", Verdict.REPORTED: "§", Verdict.NOTED: "○",
-    Verdict.NOT_SHOWN: "✗", Verdict.OUTDATED: "↻", Verdict.CORRECTED: "!",
+    Verdict.BOTH: "✓✓", Verdict.PUBLISHED: "§", Verdict.INDEPENDENT: "‡", Verdict.DIFFERS: "§≠", Verdict.SHOWN: "✓",
+    Verdict.CONTESTED: "≠", Verdict.INCONCLUSIVE: "~", Verdict.NOTED: "○", Verdict.NOT_SUPPORTED: "✗",
+    Verdict.OUTDATED: "↻", Verdict.CORRECTED: "!",
 }  # fmt: skip
-
 LEGEND = {
-    Verdict.BOTH: "a run made here and a published figure support it",
-    Verdict.SHOWN: "a run made here supports it, for every seed",
-    Verdict.REPORTED: "a published figure supports it, with its exact place",
+    Verdict.BOTH: "a published figure supports it, and so does a run made here",
+    Verdict.PUBLISHED: "a published figure supports it, with its exact place",
+    Verdict.INDEPENDENT: "someone else than the authors measured it, under one protocol",
+    Verdict.DIFFERS: "a published figure supports it; a small run made here came out otherwise, which overrules nothing",
+    Verdict.SHOWN: "a run made here supports it: every seed, and chance is ruled out",
+    Verdict.CONTESTED: "the authors' figures support it, an independent measurement does not, or the other way round",
+    Verdict.INCONCLUSIVE: "a run made here settles it neither way, and nothing published is cited",
     Verdict.NOTED: "said, but nothing checks it yet",
-    Verdict.NOT_SHOWN: "the run made here does not support it",
+    Verdict.NOT_SUPPORTED: "the figures or the run that test it speak against it, and nothing published supports it",
     Verdict.OUTDATED: "true once, with what changed",
     Verdict.CORRECTED: "wrong, with what is true",
 }
@@ -71,6 +77,11 @@ def short(value: float | None) -> str:
     if abs(value) < 1e6:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:.2e}"
+
+
+def band(result: Result) -> tuple[float, float] | None:
+    """The 95 % interval of a result's mean, where there are seeds enough for one."""
+    return None if result.exact or len(result.defined) < 2 else interval(result.defined)
 
 
 def _authors(names: Sequence[str]) -> str:
@@ -116,7 +127,7 @@ def _environment() -> jinja2.Environment:
     environment.globals["badge"] = functools.cache(lambda verdict: template("macros.j2").module.badge(verdict))  # type: ignore[attr-defined]
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
-        "short": short, "si": si, "plain": prose.to_text, "slugify": slugify,
+        "short": short, "si": si, "band": band, "plain": prose.to_text, "slugify": slugify,
         "authors": _authors, "licence": _licence, "heading": _heading,
     }  # fmt: skip
     return environment

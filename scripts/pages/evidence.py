@@ -8,15 +8,16 @@ from typing import Any
 from scripts.cards import prose
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.runs import Outcome
 from scripts.evidence.verdicts import Judged
-from scripts.pages.environment import ordered, template
+from scripts.pages.environment import LEGEND, ordered, template
 from scripts.pages.writer import common
 
 
 def _share(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
     counts = {verdict.value: n for verdict, n in knowledge.verdicts(card.slug).items()}
-    tested = sum(any(finding.holds is not None for finding in each.shown) for each in judged)
+    tested = sum(each.run is not Outcome.NONE for each in judged)
     return {"card": card, "verdicts": defaultdict(int, counts), "tested": tested, "claims": len(judged)}
 
 
@@ -44,7 +45,7 @@ def page(knowledge: Knowledge) -> str:
     rows = [row for card in knowledge.cards for row in _claim_rows(card, knowledge)]
     return template("evidence.md.j2").render(
         common(knowledge, "../") | {
-            "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
+            "legend": LEGEND, "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
             "tested": sum(share["tested"] for share in shares),
         }
     )  # fmt: skip

@@ -1,10 +1,9 @@
-"""The page of an example: its cells with their figures."""
+"""The page of an example: its cells, each with what it drew and printed, and the experiments behind the card."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -14,34 +13,36 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.pages.cells import Cell, read_cells, title_of
 from scripts.pages.environment import template
 from scripts.pages.writer import common
-
-
-def _cell_view(cell: Cell, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A cell of an example; a code cell is followed by the figures whose names it contains."""
-    if cell.is_code:
-        drawn = [figure for figure in figures if draws(cell, figure["name"])]
-        return {"code": cell.text, "figures": drawn}
-    parts = prose.sections(cell.text, lambda ref: html.escape(ref))
-    views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
-    return {"code": "", "parts": views, "figures": []}
-
-
-def draws(cell: Cell, name: str) -> bool:
-    """A figure is drawn in the cell that calls `figure("name", ...)`; other cells may mention its name."""
-    return cell.is_code and re.search(rf'figure\(\s*"{name}"', cell.text) is not None
+from scripts.runs.record import Record
 
 
 def page(slug: str, knowledge: Knowledge) -> str:
-    root = "../../"
+    """The text of `examples/<slug>.md`."""
     cells = read_cells(knowledge.scripts[slug])
-    card = knowledge.library.cards.get(slug)
-    run = knowledge.run(slug)
+    card, run = knowledge.library.cards.get(slug), knowledge.run(slug)
     record = run.record if run else None
-    figures = list(record["figures"]) if record else []
+    views = [_cell_view(cell, record) for cell in cells]
+    drawn = {figure.name for view in views for figure in view["figures"]}
     return template("example.md.j2").render(
-        common(knowledge, root, card) | {
-            "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None,
-            "title": title_of(cells), "run": run, "record": record, "fence": "`" * 5,
-            "slug_file": f"../{slug}", "cells": [_cell_view(cell, figures) for cell in cells],
+        common(knowledge, "../../", card) | {
+            "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None, "title": title_of(cells),
+            "run": run, "record": record, "fence": "`" * 5, "cells": views, "drawn": drawn,
+            "has_claims": slug in knowledge.claims, "folder": knowledge.about.slug,
         }
     )  # fmt: skip
+
+
+def _cell_view(cell: Cell, record: Record | None) -> dict[str, Any]:
+    """A cell of an example; a code cell is followed by what it drew and printed, in the order of its calls."""
+    if cell.is_code:
+        figures = [figure for figure in record.figures if calls(cell, "figure", figure.name)] if record else []
+        shown = [each for each in record.shown if calls(cell, "show", each["name"])] if record else []
+        return {"code": cell.text, "figures": figures, "shown": shown}
+    parts = prose.sections(cell.text, lambda ref: html.escape(ref))
+    views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
+    return {"code": "", "parts": views, "figures": [], "shown": []}
+
+
+def calls(cell: Cell, method: str, name: str) -> bool:
+    """Whether a cell calls `figure("name", ...)` or `show("name", ...)`; other cells may mention the name."""
+    return cell.is_code and re.search(rf'\b{method}\(\s*"{name}"', cell.text) is not None

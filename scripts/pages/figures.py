@@ -1,51 +1,102 @@
-"""Figures of the studies: the anatomy of an architecture, and the growth of its cost. Needs matplotlib."""
+"""Figures of the studies, as specifications that the library of the charts draws: anatomy, and growth of cost."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from lab.figures import Style, panels
-
-from scripts.architectures.scaling import AXES, Measured, What
+from scripts.architectures.scaling import Measured
 from scripts.cards.values import si
+from scripts.cards.vocabulary import Vocabulary, What
+from scripts.evidence.knowledge import Knowledge
+from scripts.pages.chart_style import SCHEMES, SHAPES, config, room, ticks
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-sys.path.append(str(Path(__file__).parents[2] / "examples"))  # the examples import their lab by the name `lab`
-
-MARKERS = "osD^vPX*"
-
-DASHES = ("-", "--", "-.", ":")
+Specification = dict[str, Any]
+WIDTH = 440
+ROW = 42
+"""Pixels of a stage: two bars, and two lines of text beside them."""
 
 
-def anatomy(record: Mapping[str, Any], style: Style) -> Figure:
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn at build, in both schemes; `folder` is that of `figures/`."""
+
+    folder: str
+    name: str
+    caption: str
+    alt: str
+    width: int
+    height: int
+    specification: Callable[[str], Specification]
+    """From the name of a scheme."""
+
+    @property
+    def light(self) -> str:
+        """File name of the light one."""
+        return f"{self.name}.light.svg"
+
+    @property
+    def dark(self) -> str:
+        """File name of the dark one."""
+        return f"{self.name}.dark.svg"
+
+
+def drawings(knowledge: Knowledge) -> list[Drawing]:
+    """Every figure of a study."""
+    return [*(anatomy(slug, each) for slug, each in knowledge.studies.anatomies.items()), *growths(knowledge)]
+
+
+def anatomy(slug: str, record: Mapping[str, Any]) -> Drawing:
     """Bars of each stage's share of the parameters and of the MACs, with the shape of its output."""
-    stages = record["stages"]
-    figure, axes = panels(1, 2, height=0.36 * len(stages) + 0.8, sharey=True)
-    for axis, what, title, colour in zip(
-        axes[0], ("parameters", "macs"), ("Parameters", "MACs"), style.cycle, strict=False
-    ):
-        shares = [100 * stage[what] / max(record[what], 1) for stage in stages]
-        axis.barh(range(len(stages)), shares, color=colour, height=0.62, linewidth=0)
-        for place, share in enumerate(shares):
-            axis.text(share + 1.5, place, _percent(share), va="center", fontsize=8, color=style.ink)
-        axis.set_xlim(0, 118 if max(shares) > 80 else max(shares) * 1.3)
-        axis.set_title(f"{title}: {si(record[what])}")
-        axis.set_xlabel("share (%)")
-        axis.grid(False, axis="y")
-    first = axes[0][0]
-    first.set_yticks(range(len(stages)), [_label(stage) for stage in stages], fontsize=8)
-    first.invert_yaxis()
-    return figure
+    tops = {what: max(record["stages"], key=lambda s: s[what]) for what in ("parameters", "macs")}
+    told = " and ".join(
+        f"{top['name']} holds {top[what] / max(record[what], 1):.0%} of the {'MACs' if what == 'macs' else what}"
+        for what, top in tops.items()
+    )
+    caption = (
+        f"Where the weights of {record['name']} lie and where its work is done, for one input of {record['input']}, "
+        "from a forward pass. Under each stage stands the shape of its output."
+    )
+    alt = f"Bars of the {len(record['stages'])} stages of {record['name']}: {told}. The table below has all figures."
+    height = ROW * len(record["stages"]) + 90
+    return Drawing("anatomy", slug, caption, alt, WIDTH, height, lambda scheme: _anatomy(record, scheme, height))
 
 
-def _percent(share: float) -> str:
-    return "0" if share == 0 else "< 0.1" if share < 0.1 else f"{share:.1f}"
+def _anatomy(record: Mapping[str, Any], scheme: str, height: int) -> Specification:
+    heads = {"parameters": f"parameters ({si(record['parameters'])})", "macs": f"MACs ({si(record['macs'])})"}
+    values = [
+        {"stage": _label(stage), "what": head, "share": 100 * stage[what] / max(record[what], 1)}
+        for stage in record["stages"]
+        for what, head in heads.items()
+    ]
+    labels = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 200, "domain": False, "ticks": False}
+    place = {
+        "y": {"field": "stage", "type": "nominal", "sort": None, "title": None, "axis": labels},
+        "yOffset": {"field": "what", "sort": list(heads.values())},
+    }  # fmt: skip
+    share = {"field": "share", "type": "quantitative", "title": "share (%)", "scale": {"domain": [0, 112]}}
+    colour = {
+        "field": "what",
+        "title": None,
+        "sort": list(heads.values()),
+        "scale": {"range": SCHEMES[scheme]["colours"][:2]},
+        "legend": {"columns": 1},
+    }
+    small = {"test": "datum.share > 0 && datum.share < 0.1", "value": "< 0.1"}
+    text = {"condition": [{"test": "datum.share == 0", "value": "0"}, small], "field": "share", "format": ".1f"}
+    ink = SCHEMES[scheme]["ink"]
+    return _single(
+        scheme, WIDTH, height, values,
+        encoding=place,
+        layer=[
+            {"mark": "bar", "encoding": {"x": share, "color": colour}},
+            {
+                "mark": {"type": "text", "align": "left", "dx": 4, "fontSize": 11, "color": ink},
+                "encoding": {"x": share, "text": text},
+            },
+        ],
+    )  # fmt: skip
 
 
 def _label(stage: Mapping[str, Any]) -> str:
@@ -57,18 +108,80 @@ def shape_text(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape[1:] if len(shape) > 1 and shape[0] == 1 else shape))
 
 
-def growth(sweeps: Sequence[Measured], style: Style) -> Figure:
-    """MACs and activation memory over the size of the input, both axes logarithmic, a line per architecture."""
-    figure, axes = panels(1, 2, height=3.4 + 0.17 * len(sweeps))
-    drawn: tuple[tuple[What, float, str], ...] = (("macs", 1e9, "GMACs"), ("saved_bytes", 1e9, "activations (GB)"))
-    for axis, (what, unit, label) in zip(axes[0], drawn, strict=True):
-        for i, measured in enumerate(sweeps):
-            x = [point.x for point in measured.sweep.points]
-            axis.plot(
-                x, [cost / unit for cost in measured.costs[what]], marker=MARKERS[i % len(MARKERS)], markersize=5,
-                color=style.cycle[i % len(style.cycle)], linestyle=DASHES[i % len(DASHES)], label=measured.sweep.name,
-            )  # fmt: skip
-        axis.set(xscale="log", yscale="log", ylabel=label, xlabel=AXES[sweeps[0].sweep.axis])
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
-    return figure
+def growths(knowledge: Knowledge) -> list[Drawing]:
+    """MACs, and activation memory, over the size of the input: a line per architecture, both axes logarithmic."""
+    words = knowledge.library.vocabulary
+    drawn: tuple[tuple[What, str, str], ...] = (
+        ("macs", "MACs", "macs"),
+        ("saved_bytes", "activation memory (bytes)", "memory"),
+    )
+    return [
+        _growth(f"{name}-{short}", group, what, label, words)
+        for name, group in _grouped(knowledge.studies.sweeps, words).items()
+        for what, label, short in drawn
+    ]
+
+
+def _grouped(measured: Sequence[Measured], words: Vocabulary) -> dict[str, list[Measured]]:
+    """The sweeps of one figure together: those of cards that share one, or else all of an axis."""
+    groups: dict[str, list[Measured]] = {}
+    for one in measured:
+        shared = next((name for name, slugs in words.figures.items() if one.sweep.card in slugs), one.sweep.axis)
+        groups.setdefault(shared if one.sweep.axis == "pixels" else one.sweep.axis, []).append(one)
+    return groups
+
+
+def _growth(name: str, group: Sequence[Measured], what: What, label: str, words: Vocabulary) -> Drawing:
+    axis = words.axes[group[0].sweep.axis].label
+    told = [
+        f"{m.sweep.name} from {si(m.costs[what][0])} to {si(m.costs[what][-1])}, exponent {exponent:.2f}"
+        for m in group
+        if (exponent := m.exponent(what)) is not None
+    ]
+    head = label[0].upper() + label[1:]
+    caption = f"{head} over the {axis}; a straight line is a power law, its slope the exponent."
+    alt = f"Lines of {label} over the {axis}: {'; '.join(told)}."
+    height = 300 + 20 * -(-len(group) // 2)
+    return Drawing(
+        "scaling", name, caption, alt, WIDTH, height, lambda scheme: _lines(group, what, label, axis, scheme, height)
+    )
+
+
+def _lines(group: Sequence[Measured], what: What, label: str, axis: str, scheme: str, height: int) -> Specification:
+    values: list[dict[str, Any]] = [
+        {"name": m.sweep.name, "x": point.x, "y": cost}
+        for m in group
+        for point, cost in zip(m.points, m.costs[what], strict=True)
+        if cost > 0
+    ]
+    channels = {
+        key: _logarithmic(key, title, [value[key] for value in values]) for key, title in (("x", axis), ("y", label))
+    }
+    named = {"field": "name", "type": "nominal", "title": None, "sort": None}
+    colour = {**named, "scale": {"range": SCHEMES[scheme]["colours"]}}
+    shape = {**named, "scale": {"range": SHAPES}}
+    layers = [
+        {"mark": "line", "encoding": {"stroke": {**colour, "legend": None}}},
+        {
+            "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+            "encoding": {"color": colour, "shape": shape},
+        },
+    ]
+    return _single(scheme, WIDTH, height, values, encoding=channels, layer=layers)
+
+
+def _logarithmic(key: str, title: str, values: Sequence[float]) -> Specification:
+    domain = room(values)
+    return {
+        "field": key, "type": "quantitative", "title": title, "scale": {"type": "log", "domain": domain, "nice": False},
+        "axis": {"format": "~s", "values": ticks(*domain), "labelOverlap": True},
+    }  # fmt: skip
+
+
+def _single(scheme: str, width: int, height: int, values: Sequence[Mapping[str, Any]], **rest: Any) -> Specification:
+    """One view of exactly this size, labels and legend included."""
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width, "height": height, "autosize": {"type": "fit", "contains": "padding"}, "background": None,
+        "data": {"values": list(values)}, "config": config(SCHEMES[scheme], columns=2), **rest,
+    }  # fmt: skip

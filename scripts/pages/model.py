@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,23 @@ from scripts.cards.numbers import Cite, Conditions, Row, Variant
 from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.cards.vocabulary import Metric
-from scripts.evidence.knowledge import Knowledge, difference, size_of
-from scripts.evidence.published import Published, index
+from scripts.evidence import terms
+from scripts.evidence.knowledge import Knowledge, difference
+from scripts.evidence.published import Published, index, own_size
+from scripts.evidence.systems import SIZES, cost
+from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
+from scripts.pages import pairs
 from scripts.pages.environment import ordered, short, template
+from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
 from scripts.pages.scaling import sweep_view
+from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
+
+MOST_LEADING = 3
+"""Reasons, and pieces of advice, that the first screen shows of each kind."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ def tables_of(card: Card) -> list[TableView]:
 
 
 def _chips(card: Card, knowledge: Knowledge) -> list[str]:
-    """Size range, and the best figure of the first table with one."""
+    """Size range, and the best figure of the first table with one, with the system that reaches it and its cost."""
     size = size_range(card, knowledge, "parameters").replace("G", "B")
     headline = _headline(card, knowledge)
     return [*([f"{size} parameters"] if size else []), *([headline] if headline else [])]
@@ -51,14 +61,17 @@ def _chips(card: Card, knowledge: Knowledge) -> list[str]:
 def _headline(card: Card, knowledge: Knowledge) -> str | None:
     words = knowledge.library.vocabulary
     numbers = [number for key in card.own_variants for number in index(knowledge.library)[card.slug][key]]
-    quality = [number for number in numbers if words.metric(number.metric).kind == "quality"]
+    quality = [n for n in numbers if words.metric(n.metric).kind == "quality" and not n.independent and not n.aside]
     if not quality:
         return None
     first = quality[0]
     same = [n for n in quality if (n.metric, n.table) == (first.metric, first.table)]
-    best = (max if words.metric(first.metric).better == "higher" else min)(same, key=lambda n: n.quantity.value)
+    metric = words.metric(first.metric)
+    best = (max if metric.better == "higher" else min)(same, key=lambda n: n.quantity.value)
     where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
-    return f"{_with_unit(best, words.metric(best.metric))} {words.metric(best.metric).label}{' on ' + where if where else ''}"
+    costs = [told(found) for what in SIZES if (found := cost(knowledge, best, what))]
+    by = ", ".join([system_name(card, best), *costs])
+    return f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''} ({by})"
 
 
 def _with_unit(number: Published, metric: Metric) -> str:
@@ -70,7 +83,7 @@ def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
     rows = []
     for key, variant in card.variants.items():
         counted = knowledge.counted(variant)
-        reported = {metric: size_of(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
+        reported = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
         if counted or any(reported.values()):
             rows.append({
                 "name": variant.name, "differs": variant.count.differs if variant.count else None,
@@ -130,7 +143,7 @@ def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
             for _, variant, row in table.rows
         ]
         views.append({
-            "id": table.id, "where": source.where, "note": source.note, "rows": rows,
+            "id": table.id, "where": source.where, "note": source.note, "rows": rows, "independent": source.independent,
             "cite": Cite(reference=source.source, where=source.where),
             "conditions": conditions_text(source.conditions),
             "metrics": [knowledge.library.vocabulary.metric(m) for m in table.metrics],
@@ -148,24 +161,50 @@ def conditions_text(conditions: Conditions) -> str:
 
 
 def page(card: Card, knowledge: Knowledge) -> str:
-    root = "../../"
+    """The text of `models/<slug>.md`."""
     run = knowledge.run(card.slug)
     record = run.record if run else None
-    figures = {figure["name"]: figure for figure in record["figures"]} if record else {}
+    studied = knowledge.studies.anatomies.get(card.slug)
+    figures = {figure.name: figure for figure in record.figures} if record else {}
     hero = figures.get(card.hero or "")
-    judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
-    in_experiments = {name for experiment in record["experiments"] for name in experiment["figures"]} if record else ()
+    in_experiments = {name for experiment in record.experiments for name in experiment.figures} if record else ()
+    sides = _sides(card, knowledge)
     return template("model.md.j2").render(
-        common(knowledge, root, card) | {
-            "card": card, "intro": card.introduction, "run": run, "record": record, "figures": figures,
-            "hero": hero, "pros": knowledge.pros(card.slug), "cons": knowledge.cons(card.slug),
-            "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": len(judged),
-            "pictures": [f for f in figures.values() if f["name"] not in in_experiments and f is not hero],
-            "chips": _chips(card, knowledge), "sizes": _sizes(card, knowledge),
-            "latencies": _latencies(card, knowledge),
-            "anatomy": knowledge.studies.anatomies.get(card.slug),
-            "sweeps": [sweep_view(sweep, card) for sweep in knowledge.studies.of(card.slug)],
-            "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card)),
-            "bibtex": Markup(bibtex(card.references)),
+        common(knowledge, "../../", card) | {
+            "card": card, "intro": card.introduction, "run": run, "record": record, "figures": figures, "hero": hero,
+            "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
+            "most": MOST_LEADING, "uses": terms.uses(card, knowledge), "weighed": _weighed(card, knowledge),
+            "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": sum(len(claims) for *_, claims in sides),
+            "pictures": [f for f in figures.values() if f.name not in in_experiments and f is not hero],
+            "chips": _chips(card, knowledge), "sizes": _sizes(card, knowledge), "latencies": _latencies(card, knowledge),
+            "anatomy": studied, "drawn": anatomy(card.slug, studied) if studied else None,
+            "sweeps": [sweep_view(sweep, knowledge) for sweep in knowledge.studies.of(card.slug)],
+            "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card, knowledge.about.licence)),
+            "bibtex": bibtex(card.references),
         }
     )  # fmt: skip
+
+
+Numbered = tuple[int, Judged]
+"""A claim with its number on the card, from 1, by which other pages link to it."""
+
+
+def _sides(card: Card, knowledge: Knowledge) -> list[tuple[str, str, list[Numbered]]]:
+    """Pros and cons, those of the strongest evidence first."""
+    strength = list(Verdict).index
+    sides = (("Pros", "pro", knowledge.pros(card.slug)), ("Cons", "con", knowledge.cons(card.slug)))
+    return [
+        (title, side, sorted(enumerate(claims, 1), key=lambda each: strength(each[1].verdict)))
+        for title, side, claims in sides
+    ]
+
+
+def _leading(claims: Sequence[Numbered]) -> list[Numbered]:
+    """The first few claims that stand: one that is corrected or outdated is no reason."""
+    return [each for each in claims if not (each[1].claim.corrected or each[1].claim.outdated)][:MOST_LEADING]
+
+
+def _weighed(card: Card, knowledge: Knowledge) -> list[tuple[str, str]]:
+    """Names of the models that a page weighs this one against, with the places of these pages."""
+    found = [(a, b) for a, b in pairs.pairs(knowledge) if card in (a, b)]
+    return sorted((b.name if a is card else a.name, pairs.slug_of(a, b)) for a, b in found)

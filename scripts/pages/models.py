@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from scripts.cards.schema import Card
 from scripts.cards.values import si
-from scripts.evidence.knowledge import Knowledge, size_of
-from scripts.evidence.verdicts import Verdict
-from scripts.pages.environment import LEGEND, ordered, template
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import own_size
+from scripts.pages.environment import ordered, template
 from scripts.pages.writer import common
-
-
-def backed(verdicts: Mapping[Verdict, int]) -> float:
-    """The share of the claims that a run or a published figure supports."""
-    return sum(verdicts.get(v, 0) for v in (Verdict.BOTH, Verdict.SHOWN, Verdict.REPORTED)) / sum(verdicts.values())
 
 
 def size_range(card: Card, knowledge: Knowledge, metric: str) -> str:
@@ -26,37 +20,24 @@ def size_range(card: Card, knowledge: Knowledge, metric: str) -> str:
 
 
 def own_sizes(card: Card, knowledge: Knowledge, metric: str) -> list[float]:
-    return [
-        size.quantity.value for key in card.own_variants if (size := size_of(knowledge.library, card.slug, key, metric))
-    ]
+    sizes = (own_size(knowledge.library, card.slug, key, metric) for key in card.own_variants)
+    return [size.quantity.value for size in sizes if size]
 
 
 def page(knowledge: Knowledge) -> str:
-    return grid(knowledge, "models.md.j2", root="../")
-
-
-def grid(knowledge: Knowledge, template_name: str, root: str) -> str:
-    """Every model in brief, those with a figure first."""
-    verdicts = ordered(knowledge.verdicts())
-    entries = sorted((entry(card, knowledge) for card in knowledge.cards), key=lambda entry: entry["hero"] is None)
-    return template(template_name).render(
-        common(knowledge, root) | {
-            "entries": entries, "verdicts": verdicts,
-            "claims_count": sum(verdicts.values()), "legend": LEGEND,
-        }
-    )  # fmt: skip
+    """The text of `models/index.md`: every model in brief, those with a figure first."""
+    entries = sorted((entry(card, knowledge) for card in knowledge.cards), key=lambda each: each["hero"] is None)
+    return template("models.md.j2").render(common(knowledge, "../") | {"entries": entries})
 
 
 def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     run = knowledge.run(card.slug)
-    figures = run.record["figures"] if run and run.record else []
-    hero = next((figure for figure in figures if figure["name"] == card.hero), None)
+    hero = run.record.figure(card.hero) if run and run.record else None
     return {
         "card": card,
         "intro": card.introduction,
         "hero": hero,
         "verdicts": ordered(knowledge.verdicts(card.slug)),
-        "backed": backed(knowledge.verdicts(card.slug)),
         "parameters": size_range(card, knowledge, "parameters"),
         "least_parameters": min(own_sizes(card, knowledge, "parameters"), default=""),
     }

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.cards.vocabulary import Vocabulary
-from scripts.evidence.knowledge import Knowledge, size_of
+from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, comparability, difference_text, differences, numbers_of
+from scripts.evidence.systems import SIZES, cost
 from scripts.pages.environment import slugify, template
+from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
 
 
@@ -99,11 +101,11 @@ def _ranks(numbers: Sequence[Published]) -> list[str]:
 
 def _ranked(number: Published, rank: str, knowledge: Knowledge) -> dict[str, str]:
     card = knowledge.library.cards[number.card]
-    sizes = {metric: size_of(knowledge.library, card.slug, number.variant, metric) for metric in ("parameters", "macs")}
+    sizes = {metric: cost(knowledge, number, metric) for metric in SIZES}
     return {
-        "rank": rank, "slug": card.slug, "name": card.variants[number.variant].name, "value": number.quantity.printed,
+        "rank": rank, "slug": card.slug, "name": system_name(card, number), "value": number.quantity.printed,
         "table": number.table, "where": number.where,
-        **{metric: size.quantity.printed if size else "" for metric, size in sizes.items()},
+        **{metric: told(size) for metric, size in sizes.items()},
     }  # fmt: skip
 
 

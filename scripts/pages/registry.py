@@ -23,6 +23,7 @@ from scripts.pages import (
     models,
     notes,
     numbers,
+    pairs,
     scaling,
     tasks,
 )
@@ -56,6 +57,8 @@ def pages(knowledge: Knowledge) -> dict[str, Callable[[], str]]:
     }
     makers |= {f"models/{card.slug}.md": functools.partial(model.page, card, knowledge) for card in knowledge.cards}
     makers |= {f"examples/{slug}.md": functools.partial(example.page, slug, knowledge) for slug in knowledge.scripts}
+    for a, b in pairs.pairs(knowledge):
+        makers[f"compare/{pairs.slug_of(a, b)}.md"] = functools.partial(pairs.page, a, b, knowledge)
     return {path: functools.partial(_tidied, make) for path, make in makers.items()}
 
 

@@ -6,18 +6,30 @@ import functools
 import html
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from markupsafe import Markup, escape
 
 from scripts.cards import prose
 from scripts.cards.library import Library
+from scripts.cards.names import person
 from scripts.cards.numbers import Cite
 from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Advice, Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, find
-from scripts.evidence.verdicts import Finding, Judged
+from scripts.evidence.runs import Finding
+from scripts.evidence.verdicts import Judged
 from scripts.pages.environment import front, short, slugify
+
+
+def report(repository: str, card: str, said: str = "") -> str:
+    """Where to say that something on a page is wrong, filled in as far as the host of the repository can be."""
+    fields = {"template": "wrong-fact.yml", "title": f"Wrong fact: {card}", "card": card, "said": said}
+    if urlsplit(repository).hostname == "github.com":
+        return f"{repository}/issues/new?{urlencode({name: text for name, text in fields.items() if text})}"
+    text = {"issue[title]": fields["title"], "issue[description]": said}
+    return f"{repository}/-/issues/new?{urlencode({name: value for name, value in text.items() if value})}"
 
 
 def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[str, Any]:
@@ -26,7 +38,9 @@ def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[st
     return {
         "root": root, "repository": knowledge.about.repository, "front": front, "prose": writer.prose,
         "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
-        "evidence_link": writer.evidence_link, "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
+        "evidence_link": writer.evidence_link,
+        "report": functools.partial(report, knowledge.about.repository),
+        "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
     }  # fmt: skip
 
 
@@ -77,17 +91,14 @@ class Writer:
         if run is None or name not in run.results:
             return '<span class="number">(not run yet)</span>'
         result = run.results[name]
-        title = f"{result['meaning']}: {', '.join(map(short, result['values']))} {result['unit']}"
-        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result["mean"])}</a>'
+        title = f"{result.meaning}: {', '.join(map(short, result.values))} {result.unit}"
+        return f'<a class="number" href="{page}#result-{name}" title="{html.escape(title)}">{short(result.mean)}</a>'
 
     def cite(self, key: str) -> Markup:
         assert self.card is not None
         reference = self.card.references[key]
-        family = (
-            reference.authors[0].split()[-1]
-            if reference.type in ("article", "inproceedings", "preprint")
-            else reference.authors[0]
-        )
+        first = person(reference.authors[0])
+        family = first.whole_family if first else reference.authors[0]
         more = " et al." if len(reference.authors) > 1 else ""
         page = self._page(self.card.slug)
         return Markup(f'<a class="cite" href="{page}#ref-{key}">{escape(family)}{more}, {reference.year}</a>')
@@ -117,7 +128,8 @@ class Writer:
         return Markup(' <a class="instead" href="{}models/{}/">→ {}</a>').format(self.root, advice.choose, name)
 
     def evidence_link(self, finding: Finding) -> str:
-        return f"{self._page(finding.observed['card'])}#experiment-{finding.observed['experiment']}"
+        assert finding.observed is not None
+        return f"{self._page(finding.observed.card)}#experiment-{finding.observed.experiment}"
 
 
 @functools.lru_cache(maxsize=2)

@@ -73,6 +73,7 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     limit = time_limit(wanted.preset)
     arguments = ["--preset", wanted.preset, "--device", wanted.device, "--out", str(out)]
+    arguments += ["--claims"] if project.claims_of(wanted.slug).is_file() else []
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],

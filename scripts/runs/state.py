@@ -15,16 +15,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from scripts.fingerprint import of_run
 from scripts.machine import device_class
 from scripts.project import Project
-from scripts.runs.record import read_record
-
-if TYPE_CHECKING:
-    from scripts.runs.record import Results
-
+from scripts.runs.record import Record, Results, read_record
 
 Status = Literal["ok", "failed", "running", "queued", "not run"]
 
@@ -56,7 +52,7 @@ class Run:
 
     slug: str
     status: Status
-    record: Mapping[str, Any] | None = None
+    record: Record | None = None
     """Of the wanted run, or else of the last good one."""
     folder: Path | None = None
     """Where that record and its figures lie."""
@@ -65,7 +61,7 @@ class Run:
 
     @property
     def results(self) -> Results:
-        return self.record["results"] if self.record else {}
+        return self.record.results if self.record else {}
 
 
 def example_slugs(project: Project) -> list[str]:
@@ -82,11 +78,11 @@ def default_preset(device: str) -> str:
     return "quick" if device == "cpu" else "full"
 
 
-def last_good(project: Project, slug: str) -> tuple[dict[str, Any], Path] | None:
+def last_good(project: Project, slug: str) -> tuple[Record, Path] | None:
     """The readable record of an example that was started last, and its folder."""
     paths = sorted((project.runs / slug).glob("*/record.json"))
     found = [(record, path.parent) for path in paths if (record := read_record(path)) is not None]
-    return max(found, key=lambda pair: str(pair[0].get("started", "")), default=None)
+    return max(found, key=lambda pair: pair[0].started, default=None)
 
 
 def state(project: Project, wanted: Target, queued: bool = False) -> Run:

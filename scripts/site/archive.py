@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from pathlib import Path, PurePosixPath
-
-FOLDER = "model-comparisons"
+from pathlib import Path
 
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -15,8 +13,8 @@ ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
 OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
 
 
-def write_archive(site: Path, target: Path) -> None:
-    """Pack all files of a built site but the archive itself."""
+def write_archive(site: Path, target: Path, folder: str) -> None:
+    """Pack all files of a built site but the archive itself, into a folder of this name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     files = sorted(path for path in site.rglob("*") if path.is_file() and path != target)
     own = target.relative_to(site)
@@ -26,11 +24,11 @@ def write_archive(site: Path, target: Path) -> None:
             content = path.read_bytes()
             if path.suffix == ".html":
                 content = _without_server(content.decode("utf-8"), own.as_posix()).encode()
-            _add(packed, name, content)
+            _add(packed, f"{folder}/{name}", content)
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
-    entry = zipfile.ZipInfo(str(PurePosixPath(FOLDER, name)), NO_DATE)
+    entry = zipfile.ZipInfo(name, NO_DATE)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
     packed.writestr(entry, content)

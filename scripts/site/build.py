@@ -14,7 +14,7 @@ from scripts import exports
 from scripts.files import write
 from scripts.project import Project
 from scripts.site import archive
-from scripts.site.gather import settings
+from scripts.site.gather import about, settings
 
 
 def build(project: Project) -> bool:
@@ -43,7 +43,8 @@ def build(project: Project) -> bool:
         raise RuntimeError("\n".join(["mkdocs failed, the last good site is untouched:", *lines]))
     if not _has_search_plugin(project):
         _index_with_pagefind(aside)
-    archive.write_archive(aside, aside / exports.ARCHIVE)
+    named = about(project)
+    archive.write_archive(aside, aside / exports.archive_of(named), named.slug)
     stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
     write(stamp, current.encode())

@@ -31,9 +31,9 @@ def checked_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) ->
     A result that an assertion names can only be looked up in a run of the present script.
     """
     library, problems = load_library(project.cards, project.root)
-    results = {slug: run.results for slug, run in runs.items() if run.status == "ok"}
+    records = {slug: run.record for slug, run in runs.items() if run.status == "ok" and run.record}
     counted, _ = counts.read(project)
-    problems += check_library(library, dict.fromkeys(example_slugs(project), ""), results, counted, jobs)
+    problems += check_library(library, dict.fromkeys(example_slugs(project), ""), records, counted, jobs)
     return library, sorted(problems)
 
 
@@ -62,7 +62,8 @@ def gather(
     counted, _ = counts.read(project)
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in example_slugs(project)}
     studied, timed = studies.read(project, library), latency.read_all(project)
-    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project))
+    apart = frozenset(slug for slug in scripts if project.claims_of(slug).is_file())
+    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart)
 
 
 def _generated(project: Project) -> dict[str, str]:
@@ -71,12 +72,21 @@ def _generated(project: Project) -> dict[str, str]:
         ["git", "-C", str(project.root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     commit = {"commit": git.stdout.strip()} if git.returncode == 0 else {}
-    return {"name": "model-comparisons", "schema": "1", **commit}
+    return {"name": about(project).slug, "schema": "1", **commit}
 
 
 def about(project: Project) -> About:
     """What mkdocs.yml says of the site."""
-    return About(str(settings(project).get("extra", {}).get("repository", "")).rstrip("/"))
+    said = settings(project)
+    extra = said.get("extra") or {}
+    address = str(said.get("site_url") or "")
+    return About(
+        title=str(said.get("site_name", "Models")),
+        summary=str(said.get("site_description", "")),
+        repository=str(extra.get("repository", "")).rstrip("/"),
+        address=address.rstrip("/") + "/" if address else "",
+        licence=str(extra.get("licence", "")),
+    )
 
 
 def settings(project: Project) -> dict[str, Any]:

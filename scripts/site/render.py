@@ -7,13 +7,16 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from scripts import exports
 from scripts.evidence.knowledge import Knowledge
 from scripts.files import Texts, write
 from scripts.machine import call_all
 from scripts.pages import cells, registry
-from scripts.pages.charts import SCHEMES, charts, explorable, specification
+from scripts.pages.chart_style import SCHEMES
+from scripts.pages.charts import charts, explorable, specification
+from scripts.pages.figures import drawings
 from scripts.project import Project
 from scripts.site.kept import kept, version
 
@@ -62,24 +65,31 @@ def _write(docs: Path, make: Callable[[], Texts]) -> tuple[list[str], int]:
 def _figures(knowledge: Knowledge) -> dict[str, Path]:
     """Where each figure of each run lies, by path below docs/."""
     return {
-        f"figures/{slug}/{Path(figure[scheme]).name}": run.folder / "figures" / Path(figure[scheme]).name
+        f"figures/{slug}/{Path(drawn).name}": run.folder / "figures" / Path(drawn).name
         for slug, run in knowledge.runs.items()
         if run.record and run.folder
-        for figure in run.record["figures"]
-        for scheme in ("light", "dark")
-    } | dict(knowledge.studies.files)
+        for figure in run.record.figures
+        for drawn in (figure.light, figure.dark)
+    }
 
 
 def _charts(project: Project, knowledge: Knowledge) -> Texts:
-    """The files of the charts by path below docs/: a picture for each scheme, the data, and the library to explore it."""
+    """What is drawn at build, by path below docs/: charts with their data and the library to explore them, and the figures
+    of the studies; a picture for each scheme."""
     made = charts(knowledge)
     folder, library = project.build / "charts", version("vl-convert-python")
+
+    def drawn(specification: dict[str, Any]) -> str:
+        made_of = f"{library}\n{json.dumps(specification, sort_keys=True)}"
+        return kept(folder, made_of, functools.partial(_svg, specification))
+
     files = {f"charts/{chart.name}.json": explorable(chart) for chart in made}
     for chart in made:
         for scheme in SCHEMES:
-            drawn = specification(chart, scheme)
-            made_of = f"{library}\n{json.dumps(drawn, sort_keys=True)}"
-            files[f"charts/{chart.name}.{scheme}.svg"] = kept(folder, made_of, functools.partial(_svg, drawn))
+            files[f"charts/{chart.name}.{scheme}.svg"] = drawn(specification(chart, scheme))
+    for drawing in drawings(knowledge):
+        for scheme, file in (("light", drawing.light), ("dark", drawing.dark)):
+            files[f"figures/{drawing.folder}/{file}"] = drawn(drawing.specification(scheme))
     if made:
         files["charts/vega.js"] = kept(folder, f"{library}\nbundle", _bundle)
     return files

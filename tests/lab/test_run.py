@@ -104,7 +104,8 @@ def test_the_record_holds_the_whole_run(tmp_path, capsys):
     experiment.figure("curves", draw, caption="Dice over steps.", alt=ALT)
     run.figure("idea", draw, caption="The idea.", alt=ALT)
     record = finished_record(run)
-    assert record["schema"] == 1
+    assert record["schema"] == 2
+    assert (record["claims"], record["needs"], record["shown"]) == (True, None, [])
     assert (record["slug"], record["preset"], record["seeds"], record["weights"]) == (
         "unet",
         "quick",
@@ -124,12 +125,18 @@ def test_the_record_holds_the_whole_run(tmp_path, capsys):
             "data": "1,297 digits at 32 px",
             "parameters": 7,
             "steps": 9,
+            "arms": {},
+            "searches": [],
+            "floor": None,
+            "power": None,
+            "cannot_show": None,
             "results": ["gap", "parameters"],
             "figures": ["curves"],
         }
     ]
     assert record["results"]["gap"] == {
         "values": [0.25, 0.5, 0.75],
+        "failed": [],
         "mean": 0.5,
         "std": pytest.approx(math.sqrt(1 / 24)),
         "unit": "%",
@@ -237,3 +244,75 @@ def test_progress_passes_every_item_on_and_writes_to_stderr_only(tmp_path, capsy
     assert items == ["a", "b", "c"]
     assert printed.out == ""
     assert "letters" in printed.err
+
+
+def test_a_value_that_is_undefined_stays_so_with_its_reason(tmp_path):
+    run = start(tmp_path)
+    open_experiment(run).result(
+        "gap", [1.0, math.nan, None], unit="", meaning="m", failed={1: "nothing found", 2: "floor"}
+    )
+    result = finished_record(run)["results"]["gap"]
+    assert result["values"] == [1.0, None, None]
+    assert (result["mean"], result["std"]) == (1.0, 0.0)
+    assert result["failed"] == [{"seed": 1, "reason": "nothing found"}, {"seed": 2, "reason": "floor"}]
+
+
+def test_a_result_of_which_no_seed_is_defined_has_no_mean(tmp_path):
+    run = start(tmp_path)
+    open_experiment(run).result("gap", [None] * 3, unit="", meaning="m", failed=dict.fromkeys(range(3), "floor"))
+    assert finished_record(run)["results"]["gap"]["mean"] is None
+
+
+def test_what_a_cell_shows_is_printed_and_kept(tmp_path, capsys):
+    run = start(tmp_path)
+    run.show("sizes", [{"layer": "stem", "weights": 1200}, {"layer": "head", "weights": 7}])
+    run.show("last", "loss 0.3")
+    text = "layer  weights\nstem     1,200\nhead         7"
+    assert capsys.readouterr().out == f"{text}\nloss 0.3\n"
+    assert finished_record(run)["shown"] == [{"name": "sizes", "text": text}, {"name": "last", "text": "loss 0.3"}]
+    with pytest.raises(ValueError, match="text 'last' exists already"):
+        run.show("last", "again")
+
+
+def test_a_notebook_takes_its_arguments_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --out '{tmp_path}/a b'")
+    run = Run.start("unet")
+    assert (run.preset, run.out.name) == ("smoke", "a b")
+
+
+def test_published_weights_are_refused_where_there_are_none_to_load(tmp_path):
+    for arguments in (["--weights", "pretrained"], ["--picture", __file__]):
+        with pytest.raises(SystemExit, match="loads no published weights"):
+            Run.start("unet", pretrained=False, argv=arguments)
+    with pytest.raises(SystemExit, match="there is no file"):
+        Run.start("unet", pretrained=True, argv=["--picture", str(tmp_path / "cat.png")])
+    assert (
+        Run.start("unet", pretrained=True, argv=["--device", "cpu", "--picture", __file__]).settings.weights
+        == "pretrained"
+    )
+
+
+def test_claims_of_an_example_run_at_its_end_all_or_those_named(tmp_path, monkeypatch):
+    def one(run):
+        """One?"""
+        open_experiment(run).result("gap", [1, 2, 3], unit="", meaning="m")
+
+    def two(run):
+        """Two?"""
+        run.experiment("two", question="q", data="d").result("other", [1, 2, 3], unit="", meaning="m")
+
+    monkeypatch.setattr(lab_run, "experiments_of", lambda slug: {"one": one, "two": two})
+    monkeypatch.setattr(lab_run.Run, "_claims_file", lambda run: Path(__file__))
+    record = finished_record(start(tmp_path, "--claims"))
+    assert (sorted(record["results"]), record["claims"]) == (["gap", "other"], True)
+    record = finished_record(start(tmp_path, "--claims", "two"))
+    assert (sorted(record["results"]), record["claims"]) == (["other"], False)
+    assert finished_record(start(tmp_path))["claims"] is False
+    with pytest.raises(SystemExit, match="no experiment three; there are one, two"):
+        start(tmp_path, "--claims", "three").finish()
+
+
+def test_power_names_a_control_and_its_bound(tmp_path):
+    with pytest.raises(ValueError, match="power needs control, result, and above or below"):
+        start(tmp_path).experiment("skips", question="q", data="d", power={"control": "c"})

@@ -79,3 +79,19 @@ def shifted_digits(split: Split, size: int, canvas: int, seed: int, *, count: in
     # (N, 1, 1), (N, size, 1), (N, 1, size) -> (N, size, size)
     images[torch.arange(len(chosen))[:, None, None], rows[:, :, None], columns[:, None]] = source.images[index, 0]
     return Digits(images[:, None], source.labels[index])
+
+
+def placed(images: Tensor, canvas: int, generator: torch.Generator) -> Tensor:
+    """Puts each image at a random place of a black canvas: (B, 1, S, S) -> (B, 1, canvas, canvas), on their device."""
+    B, S, device = len(images), images.shape[-1], images.device
+    top, left = torch.randint(canvas - S + 1, (2, B, 1), generator=generator, device=device)  # each (B, 1)
+    rows, columns = (at + torch.arange(S, device=device) for at in (top, left))  # each (B, S)
+    out = torch.zeros(B, canvas, canvas, device=device)
+    out[torch.arange(B, device=device)[:, None, None], rows[:, :, None], columns[:, None]] = images[:, 0]
+    return out[:, None]
+
+
+def digits_at_places(split: Split, size: int, canvas: int, places: int) -> tuple[Tensor, Tensor]:
+    """All digits of a split at so many places each, the same for every seed: images (n, 1, canvas, canvas), labels (n,)."""
+    sets = [shifted_digits(split, size, canvas, seed=place) for place in range(places)]
+    return torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets])

@@ -8,8 +8,11 @@ from functools import cache
 from importlib.resources import as_file, files
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from lab.data import Split
 
@@ -46,6 +49,15 @@ def photograph(name: str) -> Array:
         pixels: Array = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
     pixels.flags.writeable = False
     return pixels
+
+
+def square_photograph(name: str, size: int) -> Tensor:
+    """The middle square of a photograph, (3, size, size) in [0, 1]."""
+    pixels = torch.from_numpy(photograph(name).copy()).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    side = min(pixels.shape[1:])
+    top, left = (pixels.shape[1] - side) // 2, (pixels.shape[2] - side) // 2
+    square = pixels[None, :, top : top + side, left : left + side]
+    return functional.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 def photograph_region(name: str, split: Split) -> Array:

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from scripts.architectures.definitions import (
     attention_unet,
     centernet,
+    co_dino,
     graph_transformer,
+    hugging_face,
     internimage,
     libraries,
     mask_dino,
+    nnunet,
     unet,
     yolov8,
 )
@@ -35,20 +38,25 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "unet_3d": partial(attention_unet.AttentionUNet, gated=False),
     "centernet-104": centernet.CenterNet,
     "centernet-52": partial(centernet.CenterNet, stacks=1),
+    "co_dino-r50": partial(co_dino.CoDINO, "resnet50"),
+    "co_dino-swin-l": partial(co_dino.CoDINO, "l"),
     "graph_transformer": graph_transformer.GraphTransformer,
     "graph_transformer-full": graph_transformer.GraphTransformer,
     "graph_transformer-no-positions": partial(graph_transformer.GraphTransformer, positions=False),
     "graph_transformer-layer-norm": partial(graph_transformer.GraphTransformer, norm=nn.LayerNorm),
     "mask_dino-r50": mask_dino.MaskDINO,
+    "nnunet_resenc": nnunet.ResidualEncoderUNet,
 }
 CHANNELS: Mapping[str, int] = {
     "ours/unet_2015": 1,
     "ours/attention_unet_3d": 1,
     "ours/unet_3d": 1,
+    "ours/nnunet_resenc": 1,
     "monai/dynunet_brats21": 5,
+    "monai/dynunet_nnunet": 1,
 }
 """Input channels where they are not the three of a colour image."""
-FRAMES_FIRST = ("transformers/timesformer-",)
+FRAMES_FIRST = ("transformers/timesformer-", "transformers/vjepa2-")
 """Models of video that take (B, T, C, H, W); other volumes are (B, C, D, H, W)."""
 GRAPHS = ("ours/graph_transformer",)
 """Models of graphs, whose size is (nodes, directed edges)."""
@@ -62,8 +70,14 @@ PARTIAL: Mapping[str, str] = {
     "torchvision/ssd": "without non-maximum suppression",
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
+    "ours/co_dino": "without non-maximum suppression",
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
-    "transformers/sam": "the image encoder, once per image",
+    "transformers/sam3": "an image with one phrase, without the tracker",
+    "transformers/siglip2-": "the image tower, once per image",
+    "transformers/vjepa2-": "the encoder, without predictor and probe",
+    "transformers/sam2": "the image encoder, once per image or frame; the parameters are those of the whole, with the memory",
+    "transformers/sam-vit": "the image encoder, once per image",
+    "transformers/grounding-dino": "image and a text of 195 tokens, as long as the class names of COCO",
 }
 """What of a model runs here, where it is not all, by the beginning of its name."""
 
@@ -116,7 +130,7 @@ def _ours(model: str, size: Size, **changes: int) -> nn.Module:
 BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "timm": libraries.from_timm,
     "torchvision": libraries.from_torchvision,
-    "transformers": libraries.from_transformers,
+    "transformers": hugging_face.from_transformers,
     "monai": libraries.from_monai,
     "ours": _ours,
 }

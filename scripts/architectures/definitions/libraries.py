@@ -7,13 +7,10 @@ here part by part, on the number of boxes that they work on at most.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from scripts.architectures.definitions.lora import adapt
 from scripts.cards.problems import nearest
 
 Size = tuple[int, ...]
@@ -105,133 +102,6 @@ class FixedBoxes(nn.Module):
                 getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(features))
 
 
-def from_transformers(model: str, size: Size, **changes: int) -> nn.Module:
-    """A model of transformers, in a published configuration but for the changes."""
-    return known(TRANSFORMERS, "transformers", model)(size=size, **changes)
-
-
-class UnpaddedDETR(nn.Module):
-    """DETR on images without padding: the forward pass of the library asks whether the padding mask is full."""
-
-    def __init__(self, detr: Any) -> None:
-        super().__init__()
-        self.detr = detr
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) images to (B, N, K + 1) class logits and (B, N, 4) boxes, cxcywh as shares of the image."""
-        model = self.detr.model
-        features, mask = model.backbone(images, images.new_ones(len(images), *images.shape[2:]))[-1]
-        tokens = model.input_projection(features).flatten(2).transpose(1, 2)  # (B, D, H, W) -> (B, H * W, D)
-        grid = model.position_embedding(features.shape, features.device, features.dtype, mask)
-        positions = grid.flatten(2).transpose(1, 2)  # (B, D, H, W) -> (B, H * W, D)
-        memory = model.encoder(tokens, spatial_position_embeddings=positions).last_hidden_state
-        queries = model.query_position_embeddings.weight.expand(len(images), -1, -1)  # (N, D) -> (B, N, D)
-        decoded = model.decoder(
-            torch.zeros_like(queries),
-            encoder_hidden_states=memory,
-            spatial_position_embeddings=positions,
-            object_queries_position_embeddings=queries,
-        ).last_hidden_state
-        return self.detr.class_labels_classifier(decoded), self.detr.bbox_predictor(decoded).sigmoid()
-
-
-class PromptDecoder(nn.Module):
-    """SAM without its image encoder: what runs for every prompt."""
-
-    def __init__(self, sam: Any) -> None:
-        super().__init__()
-        self.sam = sam
-        self.sam.vision_encoder = None
-
-    def forward(self, features: Tensor, points: Tensor) -> Tensor:
-        """(B, 256, H, W) features and (B, P, K, 2) points in pixels to (B, P, 3, 4 H, 4 W) masks."""
-        labels = points.new_ones(points.shape[:3], dtype=torch.int)
-        sparse, dense = self.sam.prompt_encoder(points, labels, None, None)
-        positions = self.sam.get_image_wide_positional_embeddings().expand_as(features)
-        masks: Tensor = self.sam.mask_decoder(
-            image_embeddings=features, image_positional_embeddings=positions, sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense, multimask_output=True,
-        )[0]  # fmt: skip
-        return masks
-
-
-class ImageEncoder(nn.Module):
-    """SAM, of which the image encoder runs, once per image; prompts and masks cost little beside it."""
-
-    def __init__(self, sam: Any) -> None:
-        super().__init__()
-        self.sam = sam
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images to (B, 256, H / 16, W / 16) features."""
-        features: Tensor = self.sam.vision_encoder(images).last_hidden_state
-        return features
-
-
-def _detr(backbone: str, dilation: bool, size: Size, **changes: int) -> nn.Module:
-    from transformers import DetrConfig, DetrForObjectDetection
-
-    config = DetrConfig(
-        use_timm_backbone=True, backbone=backbone, use_pretrained_backbone=False, dilation=dilation, num_labels=91,
-        **changes,
-    )  # fmt: skip
-    return UnpaddedDETR(DetrForObjectDetection(config))
-
-
-def _vit_lora(size: Size, rank: int = 16) -> nn.Module:
-    """ViT-B/16 with 101 classes and an update beside the query and value projections, as in PEFT's example."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    model = ViTForImageClassification(ViTConfig(image_size=size[0], num_labels=101))
-    return adapt(model, ("q_proj", "v_proj", "query", "value"), rank)
-
-
-def _timesformer(attention: str, size: Size) -> nn.Module:
-    from transformers import TimesformerConfig, TimesformerForVideoClassification
-
-    if len(size) != 3 or size[1] != size[2]:
-        raise ValueError("TimeSformer takes frames x side x side")
-    frames, side = size[:2]
-    built: nn.Module = TimesformerForVideoClassification(
-        TimesformerConfig(num_frames=frames, image_size=side, num_labels=400, attention_type=attention)
-    )
-    return built
-
-
-def _sam(width: int, layers: int, heads: int, size: Size) -> nn.Module:
-    from transformers import SamConfig, SamModel, SamVisionConfig
-
-    of_whole_image = [layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]  # the others attend within windows
-    vision = SamVisionConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        global_attn_indexes=of_whole_image, image_size=size[0],
-    )  # fmt: skip
-    return ImageEncoder(SamModel(SamConfig(vision_config=vision)))
-
-
-def _sam_decoder(size: Size) -> nn.Module:
-    from transformers import SamConfig, SamModel
-
-    return PromptDecoder(SamModel(SamConfig()))
-
-
-TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
-    "detr-resnet-50": partial(_detr, "resnet50", False),
-    "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
-    "detr-resnet-101": partial(_detr, "resnet101", False),
-    "detr-resnet-101-dc5": partial(_detr, "resnet101", True),
-    "detr-resnet-50-no-encoder": partial(_detr, "resnet50", False, encoder_layers=0),
-    "timesformer-base": partial(_timesformer, "divided_space_time"),
-    "timesformer-space-only": partial(_timesformer, "space_only"),
-    "timesformer-joint": partial(_timesformer, "joint_space_time"),
-    "vit-base-lora-16": _vit_lora,
-    "sam-decoder": _sam_decoder,
-    "sam-vit-base": partial(_sam, 768, 12, 12),
-    "sam-vit-large": partial(_sam, 1024, 24, 16),
-    "sam-vit-huge": partial(_sam, 1280, 32, 16),
-}
-
-
 def from_monai(model: str, size: Size) -> nn.Module:
     """A model of MONAI, in a published configuration."""
     return known(MONAI, "monai", model)()
@@ -249,4 +119,19 @@ def _dynunet_brats21() -> nn.Module:
     return built
 
 
-MONAI: Mapping[str, Callable[[], nn.Module]] = {"dynunet_brats21": _dynunet_brats21}
+def _dynunet_nnunet() -> nn.Module:
+    """nnU-Net's plain 3D U-Net of six stages (default_experiment_planner.py), for one channel and three classes."""
+    from monai.networks.nets.dynunet import DynUNet
+
+    built: nn.Module = DynUNet(
+        spatial_dims=3, in_channels=1, out_channels=3, kernel_size=[3] * 6, strides=[1] + [2] * 5,
+        upsample_kernel_size=[2] * 5, filters=[32, 64, 128, 256, 320, 320],
+        deep_supervision=True, deep_supr_num=4, trans_bias=True,
+    )  # fmt: skip
+    return built
+
+
+MONAI: Mapping[str, Callable[[], nn.Module]] = {
+    "dynunet_brats21": _dynunet_brats21,
+    "dynunet_nnunet": _dynunet_nnunet,
+}

@@ -35,16 +35,16 @@ class MaskDINO(nn.Module):
             | {f"stage{i}": getattr(resnet, f"layer{i}") for i in range(1, 5)}
         )
         kernels = [(512, 1), (1024, 1), (2048, 1), (2048, 3), (WIDTH, 3)][:levels]
-        self.project = nn.ModuleList(_conv(channels, kernel, 1 + kernel // 3) for channels, kernel in kernels)
+        self.project = nn.ModuleList(convolution(channels, kernel, 1 + kernel // 3) for channels, kernel in kernels)
         self.level = nn.Parameter(torch.zeros(levels, WIDTH))
         self.encoder = nn.ModuleList(EncoderLayer(levels, hidden) for _ in range(6))
-        self.lateral, self.smooth = _conv(256, 1, bias=False), _conv(WIDTH, 3, bias=False)
+        self.lateral, self.smooth = convolution(256, 1, bias=False), convolution(WIDTH, 3, bias=False)
         self.mask_features = nn.Conv2d(WIDTH, WIDTH, 1)
         self.propose = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH))
         self.decoder = nn.ModuleList(DecoderLayer(levels) for _ in range(9))
-        self.place = _mlp(2 * WIDTH, WIDTH, 2)
+        self.place = mlp(2 * WIDTH, WIDTH, 2)
         self.norm = nn.LayerNorm(WIDTH)
-        self.classify, self.box, self.mask = nn.Linear(WIDTH, CLASSES), _mlp(WIDTH, 4, 3), _mlp(WIDTH, WIDTH, 3)
+        self.classify, self.box, self.mask = nn.Linear(WIDTH, CLASSES), mlp(WIDTH, 4, 3), mlp(WIDTH, WIDTH, 3)
         self.labels = nn.Embedding(CLASSES, WIDTH)  # of the noised queries in training
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +70,7 @@ class MaskDINO(nn.Module):
             levels.append(project(maps[i] if i < 3 else maps[2] if i == 3 else levels[-1]))
         shapes = [(int(level.shape[2]), int(level.shape[3])) for level in levels]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) + e for x, e in zip(levels, self.level, strict=True)], dim=1)
-        points = torch.cat([_centres(shape, tokens) for shape in shapes]).expand(len(tokens), -1, -1)
+        points = torch.cat([centres(shape, tokens) for shape in shapes]).expand(len(tokens), -1, -1)
         for layer in self.encoder:
             tokens = layer(tokens, points, shapes)
         return tokens, shapes
@@ -82,7 +82,7 @@ class MaskDINO(nn.Module):
         queries = proposals.gather(1, best.expand(-1, -1, WIDTH))
         self._predicted(queries, pixels)  # boxes start from these masks
         for layer in self.decoder:
-            place = self.place(_sines(boxes))
+            place = self.place(sines(boxes))
             queries = layer(queries, place, boxes, tokens, shapes)
             boxes = (self.box(queries) + boxes.logit(1e-3)).sigmoid()
             logits = self.classify(self.norm(queries))
@@ -159,29 +159,29 @@ class DecoderLayer(nn.Module):
         return out
 
 
-def _conv(in_channels: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, WIDTH, kernel, stride, kernel // 2, bias=bias)
-    return nn.Sequential(convolution, nn.GroupNorm(32, WIDTH))
+def convolution(in_channels: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, WIDTH, kernel, stride, kernel // 2, bias=bias)
+    return nn.Sequential(conv, nn.GroupNorm(32, WIDTH))
 
 
 def _feed_forward(hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, WIDTH))
 
 
-def _mlp(in_features: int, out_features: int, layers: int) -> nn.Sequential:
+def mlp(in_features: int, out_features: int, layers: int) -> nn.Sequential:
     widths = [in_features, *[WIDTH] * (layers - 1), out_features]
     parts = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*parts[:-1])
 
 
-def _centres(shape: tuple[int, int], like: Tensor) -> Tensor:
+def centres(shape: tuple[int, int], like: Tensor) -> Tensor:
     """(H * W, 2) centres of the pixels of a map, x and y in [0, 1]."""
     rows, columns = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in shape)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def _sines(boxes: Tensor) -> Tensor:
+def sines(boxes: Tensor) -> Tensor:
     """(B, N, 4) boxes to (B, N, 2 D) sines and cosines of each coordinate."""
     steps = torch.arange(WIDTH // 4, device=boxes.device, dtype=boxes.dtype)
     angles = boxes.unsqueeze(-1) * 6.2832 / 10_000 ** (steps / (WIDTH // 4))  # (B, N, 4, D / 4)

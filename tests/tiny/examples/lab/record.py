@@ -8,7 +8,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="40"><rect widt
 
 
 def write(slug: str, results: dict[str, list[float]]) -> None:
-    """One experiment with one figure, `margin`."""
+    """One experiment with one figure, `margin`, and with power if it has a result `control`."""
     parser = argparse.ArgumentParser()
     for name in ("preset", "device", "out"):
         parser.add_argument(f"--{name}", default="")
@@ -18,12 +18,13 @@ def write(slug: str, results: dict[str, list[float]]) -> None:
     for scheme, colour in (("light", "#0068a8"), ("dark", "#4fa8e0")):
         (out / f"figures/margin.{scheme}.svg").write_text(SVG.format(colour))
     seeds = len(next(iter(results.values())))
+    power = {"control": "A control shows it.", "result": "control", "above": 0} if "control" in results else None
     record = {
-        "schema": 1, "slug": slug, "preset": options.preset, "seeds": list(range(seeds)), "seconds": 0.1,
+        "schema": 2, "slug": slug, "preset": options.preset, "seeds": list(range(seeds)), "seconds": 0.1,
         "device": {"class": "cpu", "name": "tiny", "threads": 1}, "versions": {"python": "3", "torch": "0"},
         "peak_memory_mb": 1.0, "started": "2026-01-01T00:00:00+00:00", "weights": "random",
         "experiments": [{"name": "main", "question": "Is there a margin?", "data": "none", "parameters": None,
-                         "steps": None, "results": sorted(results), "figures": ["margin"]}],
+                         "steps": None, "results": sorted(results), "figures": ["margin"], "power": power}],
         "results": {name: {"values": values, "mean": sum(values) / len(values), "std": 0.1, "unit": "px",
                            "meaning": f"The {name}", "exact": False, "experiment": "main"}
                     for name, values in results.items()},

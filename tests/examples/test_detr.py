@@ -1,20 +1,23 @@
-"""DETR's idea: boxes, the matching, the loss over the set, and a smoke run of its example."""
+"""DETR's idea and its rivals: the matching, the loss over the set, the decoder, and what the claims compare."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
+import detr
 import pytest
 import torch
+from claims import detr as claims
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab import boxes as lab_boxes
+from lab import detectors
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-detr = importlib.import_module("detr")
+SMOKE, QUICK = (detectors.BENCHMARKS[preset] for preset in ("smoke", "quick"))
 
 
 def random_boxes(count: int, seed: int) -> Tensor:
@@ -39,13 +42,14 @@ def a_batch(seed: int, images: int = 3, queries: int = 6, objects: int = 3, clas
 @given(st.integers(0, 10_000))
 def test_boxes_survive_the_round_trip_through_corners(seed: int) -> None:
     boxes = random_boxes(5, seed)
-    torch.testing.assert_close(detr.cxcywh_from_xyxy(detr.xyxy_from_cxcywh(boxes)), boxes)
+    torch.testing.assert_close(lab_boxes.cxcywh_from_xyxy(detr.xyxy_from_cxcywh(boxes)), boxes)
 
 
 @given(st.integers(0, 10_000))
 def test_generalized_iou_is_that_of_torchvision(seed: int) -> None:
-    a, b = (detr.xyxy_from_cxcywh(random_boxes(4, seed + i)) for i in range(2))
-    torch.testing.assert_close(detr.generalized_iou(a[:, None], b[None]), generalized_box_iou(a, b))
+    a, b = (random_boxes(4, seed + i) for i in range(2))
+    theirs = generalized_box_iou(*(detr.xyxy_from_cxcywh(each) for each in (a, b)))
+    torch.testing.assert_close(detr.generalized_iou(a[:, None], b[None]), theirs)
 
 
 @settings(max_examples=30)
@@ -77,7 +81,7 @@ def test_the_order_of_the_objects_changes_neither_the_matching_nor_the_loss(seed
 
 def test_one_to_many_gives_each_object_several_queries_and_no_query_two_objects() -> None:
     predictions, targets = a_batch(0, queries=12, objects=2)
-    owner = detr.one_to_many(predictions, targets, copies=4)
+    owner = claims.one_to_many(predictions, targets, copies=4)
     assert (owner[0] == 0).sum() == (owner[0] == 1).sum() == 4
     assert (owner[-1] == 0).sum() == 4  # its second object is padding
 
@@ -87,11 +91,11 @@ def test_one_to_many_gives_each_object_several_queries_and_no_query_two_objects(
 def test_cells_belong_to_an_object_near_their_centre_and_each_object_has_its_own_cell(seed: int) -> None:
     _, targets = a_batch(seed, objects=2)
     cells = detr.Predictions(torch.zeros(3, 64, 3), torch.zeros(3, 64, 4))
-    owner = detr.central_cells(cells, targets)
+    owner = claims.central_cells(cells, targets)
     middle = targets.boxes[..., :2]  # (B, M, 2)
     for image in range(3):
         mine = (owner[image] >= 0).nonzero().flatten()
-        distance = (detr.grid_points(8)[mine] - middle[image, owner[image, mine]]).abs()
+        distance = (lab_boxes.grid_points(8)[mine] - middle[image, owner[image, mine]]).abs()
         assert (distance <= 1.5 / 8 + 1e-6).all()
         column, row = (middle[image, 0] * 8).long().tolist()
         shared = (middle[image, 0] * 8).long().equal((middle[image, 1] * 8).long())
@@ -104,7 +108,7 @@ def test_the_cell_in_the_middle_of_an_object_is_its_own_though_a_smaller_one_cov
         [[[0.44, 0.44, 0.6, 0.6], [0.56, 0.44, 0.4, 0.4]]]
     )  # middles in neighbouring cells of an 8 x 8 grid
     cells = detr.Predictions(torch.zeros(1, 64, 2), torch.zeros(1, 64, 4))
-    owner = detr.central_cells(cells, detr.Targets(boxes, torch.zeros(1, 2, dtype=torch.long)))[0].view(8, 8)
+    owner = claims.central_cells(cells, detr.Targets(boxes, torch.zeros(1, 2, dtype=torch.long)))[0].view(8, 8)
     assert owner[3, 3:5].tolist() == [0, 1]
     assert owner[2, 3] == 1  # between both, the smaller one
 
@@ -129,9 +133,8 @@ def test_an_image_without_objects_matches_nothing_and_pays_for_classes_only() ->
     empty = detr.Targets(targets.boxes, torch.full_like(targets.labels, 2))
     owner = detr.one_to_one(predictions, empty)
     assert (owner == -1).all()
-    terms = detr.loss_terms(predictions, empty, owner)
-    assert terms.of_l1.sum() == terms.of_giou.sum() == 0
-    assert torch.isfinite(detr.set_loss(predictions, empty, owner))
+    moved = predictions._replace(boxes=predictions.boxes * 0.5)
+    assert detr.set_loss(predictions, empty, owner) == detr.set_loss(moved, empty, owner)
 
 
 def test_a_perfect_prediction_costs_next_to_nothing() -> None:
@@ -155,44 +158,79 @@ def test_a_second_box_on_an_object_costs_loss() -> None:
 
 
 def test_attention_of_a_query_sums_to_one() -> None:
-    model = detr.build("set", detr.PRESETS["smoke"]).eval()
+    model = detr.DETR(detr.PRESETS["smoke"], SMOKE).eval()
     with torch.inference_mode():
         maps = model.looks(torch.rand(2, 3, 64, 64))
     assert maps.shape == (2, 16, 8, 8)
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 16))
 
 
-def test_a_batch_gives_what_its_images_give_alone() -> None:
+def test_queries_are_predicted_whatever_their_order_and_come_back_in_it() -> None:
+    torch.manual_seed(0)
+    model, order = detr.DETR(detr.PRESETS["smoke"], SMOKE).eval(), torch.randperm(16)
     images = torch.rand(2, 3, 64, 64)
-    for arm in detr.ARMS:
-        torch.manual_seed(0)
-        model = detr.build(arm, detr.PRESETS["smoke"]).eval()
-        with torch.inference_mode():
-            both, first = model(images), model(images[:1])
-        torch.testing.assert_close(both.boxes[:, :1], first.boxes, atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        before = model(images)
+        start = model.start
+        model.start = lambda tokens: tuple(each[..., order, :] for each in start(tokens))
+        after = model(images)
+    torch.testing.assert_close(after.boxes, before.boxes[:, :, order], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arm", claims.ARMS)
+def test_a_batch_gives_what_its_images_give_alone(arm: str) -> None:
+    torch.manual_seed(0)
+    images, model = torch.rand(2, 3, 64, 64), claims.build(arm, "smoke").eval()
+    with torch.inference_mode():
+        both, first = model(images), model(images[:1])
+    torch.testing.assert_close(both.boxes[:, :1], first.boxes, atol=1e-5, rtol=1e-4)
 
 
 def test_the_arms_have_about_as_many_parameters() -> None:
-    sizes = {arm: sum(p.numel() for p in detr.build(arm, detr.PRESETS["quick"]).parameters()) for arm in detr.ARMS}
+    sizes = {arm: sum(p.numel() for p in claims.build(arm, "quick").parameters()) for arm in claims.ARMS}
     assert sizes["set"] == sizes["one_to_many"]
     assert sizes["dense"] == pytest.approx(sizes["set"], rel=0.01)
-    assert sizes["no_self_attention"] == pytest.approx(sizes["set"], rel=0.01)
 
 
-def test_an_unknown_arm_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no arm called 'sets'; there are set, one_to_many, dense, no_self_attention"):
-        detr.build("sets", detr.PRESETS["smoke"])
+def test_the_file_to_read_uses_what_the_search_chose_for_its_arm() -> None:
+    kept = json.loads((Path(claims.__file__).parent / "detr.searches.json").read_text("utf-8"))
+    assert kept["learning rate"]["arms"]["set"]["chosen"] == detr.RATE
+    assert kept["weight of no object"]["arms"]["set"]["chosen"] == detr.EMPTY
+    assert all(set(each["arms"]) == set(claims.ARMS) for each in kept.values()), "every arm is searched alike"
 
 
-def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path) -> None:
-    detr.main(["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
-    record = json.loads((tmp_path / "record.json").read_text("utf-8"))
-    assert record["results"].keys() >= {
-        "boxes_per_object_set", "boxes_saved_by_one_to_one", "ap50_gap_to_dense_nms", "nms_gain_set", "ap_large_gap",
-        "ap_small_gap", "steps_to_half_set", "more_steps_to_half", "self_attention_gain", "nms_gain_first_layer",
-        "gap_large_over_small", "time_ratio", "ap50_one_to_many_nms", "ap_behind_dense",
-    }  # fmt: skip
-    assert len(record["figures"]) == 9
-    for figure in record["figures"]:
-        assert (tmp_path / figure["light"]).is_file()
-        assert (tmp_path / figure["dark"]).is_file()
+def test_what_nothing_finds_is_undefined_and_not_zero() -> None:
+    """Boxes per object of a detector that finds nothing was 0, the best value there is."""
+
+    class Blind(torch.nn.Module):
+        def forward(self, images: Tensor) -> detr.Predictions:
+            logits = torch.tensor([-9.0, 9.0]).expand(1, len(images), 16, 2)
+            return detr.Predictions(logits, torch.full((1, len(images), 16, 4), 0.5))
+
+    class Asked:
+        preset, device = "quick", torch.device("cpu")
+
+    blind = detectors.Trained(Blind(), detectors.scenes_of(SMOKE, "test", 0), [])
+    found = claims.measures(Asked(), blind, suppress=False)
+    assert torch.tensor(found["boxes"]).isnan()
+    assert found["ap50"] == pytest.approx(0, abs=1)
+
+
+def test_published_boxes_come_in_pixels_with_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small random network in the place of the download."""
+    import numpy as np
+    import transformers
+    from PIL import Image
+
+    config = transformers.DetrConfig(
+        use_timm_backbone=True, backbone="resnet18", use_pretrained_backbone=False, d_model=32, encoder_layers=1,
+        decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5, num_labels=3,
+    )  # fmt: skip
+    network, processor = transformers.DetrForObjectDetection(config), transformers.DetrImageProcessor()
+    fetch = {"AutoImageProcessor": processor, "DetrForObjectDetection": network}
+    for name, thing in fetch.items():
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", lambda _, thing=thing: thing)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        boxes, names = detr.published(image)
+    assert boxes.shape == (len(names), 4)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from scripts.cards.library import Library, load_library
-from scripts.cards.vocabulary import Permitted
-from scripts.evidence import terms
-from scripts.evidence.knowledge import Knowledge
-from scripts.evidence.published import Published, comparability, differences, published
-from scripts.exports import choices, comparison
-from scripts.pages import charts, detectors, lineage
-from scripts.runs.state import Run
-from scripts.site.kept import kept
+from scripts import charts, choice, comparison, detectors, licensing, lineage, runs, site
+from scripts.cards import Library, load_library
+from scripts.knowledge import Knowledge, introduction
+from scripts.numbers import Published, comparability, differences, published
+from scripts.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +32,7 @@ def numbers(library: Library) -> list[Published]:
 
 
 def test_numbers_of_one_group_differ_in_nothing_that_matters(knowledge: Knowledge) -> None:
-    metrics = knowledge.library.vocabulary
+    metrics = knowledge.library.vocabulary["metrics"]
     groups: dict[tuple, list[Published]] = {}
     for number in numbers(knowledge.library):
         groups.setdefault((number.metric, comparability(number, metrics)), []).append(number)
@@ -47,7 +42,7 @@ def test_numbers_of_one_group_differ_in_nothing_that_matters(knowledge: Knowledg
 
 
 def test_numbers_of_two_groups_differ_in_something_that_matters(knowledge: Knowledge) -> None:
-    metrics = knowledge.library.vocabulary
+    metrics = knowledge.library.vocabulary["metrics"]
     of_ap = [number for number in numbers(knowledge.library) if number.metric == "AP"]
     for a, b in zip(of_ap, of_ap[7:], strict=False):
         together = comparability(a, metrics) == comparability(b, metrics)
@@ -77,37 +72,37 @@ def test_a_group_holds_one_metric_under_one_set_of_conditions(knowledge: Knowled
 
 
 def test_every_question_asks_for_a_fact_that_every_model_has(knowledge: Knowledge) -> None:
-    facts = [choices.facts(card, knowledge) for card in knowledge.cards]
-    for question in choices.content(knowledge)["questions"]:
+    facts = [choice.facts(card, knowledge) for card in knowledge.cards]
+    for question in choice.content(knowledge)["questions"]:
         if "rule" in question:
             assert all(question["rule"]["fact"] in each for each in facts)
             assert question["rule"]["test"] in ("contains", "at_most", "allows")
 
 
 def test_options_are_spelled_out_and_each_can_be_met(knowledge: Knowledge) -> None:
-    facts = [choices.facts(card, knowledge) for card in knowledge.cards]
-    questions = {question["id"]: question for question in choices.content(knowledge)["questions"]}
+    facts = [choice.facts(card, knowledge) for card in knowledge.cards]
+    questions = {question["id"]: question for question in choice.content(knowledge)["questions"]}
     assert all(any(task in each["tasks"] for each in facts) for task in questions["task"]["options"])
     assert all(any(device in each["latency_ms"] for each in facts) for device in questions["device"]["options"])
-    assert questions["use"]["options"] == terms.all_uses(knowledge)
+    assert questions["use"]["options"] == licensing.all_uses(knowledge)
 
 
 def test_an_image_rate_at_batch_one_counts_as_a_latency(knowledge: Knowledge) -> None:
     card = knowledge.library.cards["detr"]
     rates = [n for n in published(card) if n.metric == "fps" and n.conditions.batch == "1" and n.conditions.hardware]
     fastest = max(rate.quantity.value for rate in rates if rate.conditions.hardware == "V100")
-    assert choices.facts(card, knowledge)["latency_ms"]["V100"] <= 1000 / fastest + 1e-9
+    assert choice.facts(card, knowledge)["latency_ms"]["V100"] <= 1000 / fastest + 1e-9
 
 
 def test_the_weight_of_a_model_is_four_bytes_for_each_parameter_of_its_smallest_size(knowledge: Knowledge) -> None:
-    assert choices.facts(knowledge.library.cards["vit"], knowledge)["weights_gb"] == pytest.approx(4 * 0.086)
+    assert choice.facts(knowledge.library.cards["vit"], knowledge)["weights_gb"] == pytest.approx(4 * 0.086)
 
 
 # licences
 
 
 def test_the_worst_of_code_and_weights_decides(knowledge: Knowledge) -> None:
-    rows = {row.card.slug: row for row in reversed(terms.rows(knowledge))}  # the first release of each card
+    rows = {row.card.slug: row for row in reversed(licensing.rows(knowledge))}  # the first release of each card
     assert rows["yolov8"].uses["closed product"] == "no"
     assert rows["timesformer"].uses["research"] == "yes"
     assert rows["timesformer"].uses["internal use"] == "no"
@@ -116,13 +111,13 @@ def test_the_worst_of_code_and_weights_decides(knowledge: Knowledge) -> None:
 
 
 def test_terms_of_training_data_cast_a_doubt_but_no_ban(knowledge: Knowledge) -> None:
-    secret = {"Secret": Permitted(licence="CC-BY-NC-4.0")}
-    words = knowledge.library.vocabulary.model_copy(update={"datasets": secret})
+    words = dict(knowledge.library.vocabulary)
+    words["datasets"] = {"Secret": {"licence": "CC-BY-NC-4.0"}}
     card = knowledge.library.cards["detr"]
-    release = terms.releases(card)[0].model_copy(update={"data": ("Secret",), "packages": ()})
+    release = licensing.releases(card)[0].model_copy(update={"data": ("Secret",), "packages": ()})
     relicensed = card.model_copy(update={"licences": card.licences.model_copy(update={"releases": (release,)})})
     library = replace(knowledge.library, cards={"detr": relicensed}, vocabulary=words)
-    (row,) = terms.rows(Knowledge(library, {}, {}))
+    (row,) = licensing.rows(Knowledge(library, {}, {}))
     assert row.doubt == ("Secret",)
     assert row.uses["closed product"] == "yes"
 
@@ -131,13 +126,13 @@ def test_a_licence_without_a_verdict_is_unclear(knowledge: Knowledge) -> None:
     card = knowledge.library.cards["detr"]
     odd = card.model_copy(update={"licences": card.licences.model_copy(update={"code": "Zlib", "releases": ()})})
     library = replace(knowledge.library, cards={"detr": odd})
-    assert set(terms.uses(odd, Knowledge(library, {}, {})).values()) == {"unclear"}
+    assert set(licensing.uses(odd, Knowledge(library, {}, {})).values()) == {"unclear"}
 
 
 def test_every_licence_of_a_card_has_a_verdict(knowledge: Knowledge) -> None:
-    known = knowledge.library.vocabulary.licences.keys()
+    known = knowledge.library.vocabulary["licences"].keys()
     for card in knowledge.cards:
-        for release in terms.releases(card):
+        for release in licensing.releases(card):
             assert {release.code, release.weights} <= known, card.slug
 
 
@@ -145,7 +140,7 @@ def test_every_licence_of_a_card_has_a_verdict(knowledge: Knowledge) -> None:
 
 
 def test_a_line_leads_from_the_older_model_to_the_newer_one(knowledge: Knowledge) -> None:
-    years = {card.slug: card.introduction.year for card in knowledge.cards}
+    years = {card.slug: introduction(card).year for card in knowledge.cards}
     links = lineage.links(knowledge.cards)
     assert ("faster-rcnn", "mask-rcnn") in links
     assert all(years[a] <= years[b] for a, b in links)
@@ -222,7 +217,7 @@ def record(ap: list[float], *, steps: int = 400, data: str = "3,000 scenes", sec
 
 
 def with_records(knowledge: Knowledge, **records: dict) -> Knowledge:
-    states = {slug.replace("_", "-"): Run(slug, "ok", made) for slug, made in records.items()}
+    states = {slug.replace("_", "-"): runs.Run(slug, "ok", made) for slug, made in records.items()}
     return Knowledge(knowledge.library, states, {})
 
 
@@ -248,15 +243,13 @@ def test_a_run_without_the_benchmark_is_no_detector(knowledge: Knowledge) -> Non
 # drawing
 
 
-def test_a_chart_is_drawn_once_and_kept(tmp_path: Path) -> None:
+def test_a_chart_is_drawn_once_and_kept(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def draw() -> str:
         calls.append(1)
         return "<svg/>"
 
-    assert kept(tmp_path / "charts", "a", draw) == "<svg/>"
-    assert kept(tmp_path / "charts", "a", draw) == "<svg/>"
+    assert site._cached(tiny, "a", "svg", draw) == "<svg/>"
+    assert site._cached(tiny, "a", "svg", draw) == "<svg/>"
     assert len(calls) == 1
-    assert kept(tmp_path / "charts", "b", draw) == "<svg/>"
-    assert len(calls) == 2

@@ -1,39 +1,29 @@
-"""Cards come from strangers: nothing in one runs, escapes its folder, or takes more time and memory than it should."""
+"""Nothing that stands in a card runs in a reader's browser: escaping holds by itself, and the policy of the theme holds too."""
 
 from __future__ import annotations
 
 import base64
 import copy
 import hashlib
-import os
 import re
-import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, Command, needs_chromium
-from playwright.sync_api import Browser
+from conftest import ROOT, TINY, needs_chromium
 
-from scripts.__main__ import annotation
 from scripts.benchmarks.search import serving
-from scripts.cards.library import load_library
-from scripts.cards.problems import MAX_PROBLEMS, CardError, Problem
-from scripts.cards.prose import mathml, measurements, to_html
+from scripts.cards.problems import Problem
 from scripts.cards.yaml_reader import read_yaml
 from scripts.project import Project
-from scripts.runs import job, schedule
-from scripts.runs.state import states
 from scripts.site.build import build
 from scripts.site.gather import checked_library, gather
 from scripts.site.render import render
 
-SECONDS = 10
-MEGABYTES = 400
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 RUNS = "window.pwned=1"
 PAYLOADS = [
@@ -163,7 +153,8 @@ def test_no_payload_in_any_text_of_a_card_runs_even_without_a_policy(hostile: Pr
     shutil.copytree(
         ROOT / "docs/assets", hostile.docs / "assets"
     )  # the scripts of pages put texts of cards into them, too
-    render(hostile, gather(hostile))
+    knowledge = gather(hostile)
+    render(hostile, knowledge)
     assert build(hostile)
     context = browser.new_context()
     foreign: list[str] = []
@@ -249,116 +240,3 @@ def test_the_policy_stops_what_escaping_would_let_through(guarded: Project, brow
         assert page.evaluate("typeof __md_get") == "function", "the theme's own script runs"
     context.close()
     assert sum("Content Security Policy" in text for text in refused) >= 3
-
-
-BOMBS = {
-    "50 MB": lambda: "name: " + "x" * 50_000_000,
-    "billion laughs": lambda: "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 10)),
-    "brackets": lambda: "[" * 200_000,
-    "braces": lambda: "{a: " * 100_000,
-    "block nesting": lambda: "".join(" " * i + "a:\n" for i in range(900)),
-    "10,000 claims": lambda: "pros:\n" + "- {claim: a, because: b}\n" * 10_000,
-    "many keys": lambda: "".join(f"purpos{i}: 1\n" for i in range(30_000)),
-    "many values": lambda: "tasks: [" + "a, " * 100_000 + "]",
-    "deep formula": lambda: "concept: $" + "{" * 9_000 + "}" * 9_000 + "$",
-    "figures": lambda: "concept: " + "1," * 9_000,
-    "long key": lambda: "? " + "k" * 400_000 + "\n: 1",
-    "huge integer": lambda: "reviewed: 0x" + "f" * 400_000,
-    "python object": lambda: "name: !!python/object/apply:os.system ['touch pwned']",
-    "python module": lambda: "name: !!python/module:os",
-    "merge key": lambda: "<<: {name: x}",
-    "null byte": lambda: "name: a\0b",
-    "surrogate": lambda: 'name: "\\ud800"',
-    "escapes": lambda: 'name: "\\e]0;pwned\\a"',
-    "a list": lambda: "- a",
-    "nothing": lambda: "",
-    "tab": lambda: "\tname: x",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_hostile_card_is_refused_with_a_clear_message_in_bounded_time_and_memory(name: str, tiny: Project) -> None:
-    (tiny.cards / "alpha.yml").write_text(BOMBS[name](), "utf-8")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (MEGABYTES * 2**20,) * 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts", "check"],
-        cwd=tiny.root, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit,
-    )  # fmt: skip
-    told = done.stdout.splitlines()
-    assert done.returncode == 1, (done.returncode, done.stderr[-500:])
-    assert "Traceback" not in done.stderr
-    assert told[0].startswith("model_cards/alpha.yml:")
-    assert len(told) <= 2 * MAX_PROBLEMS
-    assert max(map(len, told)) < 800
-    assert all(line.isprintable() for line in told)
-    assert not (tiny.root / "pwned").exists()
-
-
-@pytest.mark.parametrize("name", ["_notes.yml", "_glossary.yml", "_vocabulary.yml"])
-@pytest.mark.parametrize(
-    "text", ["- a", "notes: 1", "notes: [{line: x}]", "glossary: {x: 1}", "metrics: {AP: {see: [x]}}", "tasks: [1]", "\xff"]
-)  # fmt: skip
-def test_hostile_words_are_refused_with_a_message(name: str, text: str, tiny: Project, command: Command) -> None:
-    (tiny.cards / name).write_bytes(text.encode("latin-1"))
-    done = command("check")
-    assert done.returncode == 1
-    assert done.stdout.startswith("model_cards/_")
-
-
-def test_a_card_that_is_a_link_or_a_folder_is_not_read(tiny: Project) -> None:
-    (tiny.cards / "gamma.yml").symlink_to("/etc/passwd")
-    (tiny.cards / "delta.yml").mkdir()
-    _, problems = load_library(tiny.cards, tiny.root)
-    assert [p.message for p in problems] == ["no plain file; a link or a folder is not read"] * 2
-
-
-@pytest.mark.parametrize("slug", ["../evil", "..", "a/b", "/etc/x", "a\nb", "A", "a--b", "a.b"])
-def test_a_slug_never_leads_out_of_its_folder(slug: str, tiny: Project, command: Command) -> None:
-    before = sorted(tiny.root.parent.rglob("*"))
-    assert command("new", slug).returncode == 1
-    assert command("run", slug).returncode == 1
-    assert job.execute(tiny, slug, "quick-cpu-0") == 1
-    assert job.execute(tiny, "alpha", f"quick-cpu-{slug}/../../x") == 1
-    assert sorted(tiny.root.parent.rglob("*")) == before
-
-
-def test_the_figures_of_a_record_never_lead_out_of_its_folder(tiny: Project, command: Command) -> None:
-    command("run")
-    record = schedule.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
-    (tiny.root / "secret.svg").write_text("secret")
-    record.write_text(record.read_text().replace("figures/margin.light.svg", "../../../../secret.svg"))
-    assert states(tiny)["alpha"].status == "not run"
-
-
-@pytest.mark.parametrize("latex", [r"\sqrt{" * 3000 + "}" * 3000, "x^{" * 5000, r"\hat" * 5000, "{" * 41 + "}" * 41])
-def test_a_formula_that_would_overflow_the_converter_is_refused(latex: str) -> None:
-    with pytest.raises(ValueError, match=r"nested deeper than 40 levels|longer than 2,000 characters"):
-        mathml(latex)
-
-
-def test_texts_that_make_a_parser_slow_are_refused_or_quick() -> None:
-    with pytest.raises(ValueError, match="more than 400 square brackets"):
-        to_html("[" * 20_000, lambda ref: ref)
-    assert measurements("1," * 10_000) == []
-
-
-def test_a_problem_is_told_on_one_bounded_line_that_no_terminal_obeys() -> None:
-    told = str(Problem("a\nb.yml", 1, 2, "x\x1b[31m\u202e\n" + "y" * 5_000))
-    assert told.isprintable()
-    assert len(told) < 700
-    assert told.startswith(r"a\u000ab.yml:1:2: x\u001b[31m\u202e\u000a")
-
-
-def test_an_annotation_cannot_be_forged() -> None:
-    made = annotation(Problem("a,b:c%.yml", 1, 2, "100%\r\n::error::forged"))
-    assert made == "::error file=a%2Cb%3Ac%25.yml,line=1,col=2::100%25\\u000d\\u000a::error::forged"
-
-
-def test_a_second_document_is_refused() -> None:
-    with pytest.raises(CardError, match="a second document"):
-        read_yaml("a: 1\n---\nb: 2\n", "x.yml")

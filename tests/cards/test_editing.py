@@ -25,7 +25,7 @@ SCHEMA = json.loads(card_schema())
 )
 def test_every_field_has_a_description_and_examples_that_are_valid(part: str, name: str, field: dict[str, Any]) -> None:
     assert field.get("description"), f"{part}.{name}: a docstring under the field"
-    assert field["examples"], f"{part}.{name}: Field(examples=...) beside it"
+    assert field["examples"], f"{part}.{name}: `examples` of its Field in scripts/cards/"
     validator = jsonschema.Draft202012Validator({"$defs": SCHEMA["$defs"], **field})
     for example in field["examples"]:
         assert [error.message for error in validator.iter_errors(example)] == []

@@ -1,0 +1,74 @@
+"""Where the name of a point can stand in a chart without covering a point or another name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LETTER, LINE, DOT = 5.8, 11.0, 6.0
+"""Pixels: mean width of a letter and height of a line at 10 px, and radius of a dot with a rim."""
+LONGEST = 26
+"""Letters of a name that is worth writing."""
+
+Box = tuple[float, float, float, float]
+"""x and y of two corners, in pixels."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where a text stands beside its point, in the words of Vega."""
+
+    align: str
+    dx: int
+    dy: int
+
+
+SIDES = (Side("left", 8, 1), Side("right", -8, 1), Side("center", 0, -10), Side("center", 0, 12))
+
+
+def placed(
+    points: Sequence[Mapping[str, Any]], domain: tuple[list[float], list[float]], size: tuple[int, int]
+) -> dict[Side, list[dict[str, Any]]]:
+    """The names that find room, by the side of their points; a name that stands twice is written once.
+
+    Args:
+        points: with x (drawn logarithmically), y and label.
+        domain: what the axes span, x and y.
+        size: of the plot in pixels, width and height.
+    """
+    at = [_pixels(point, domain, size) for point in points]
+    taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in at]
+    found: dict[Side, list[dict[str, Any]]] = {}
+    written: set[str] = set()
+    for point, place in sorted(zip(points, at, strict=True), key=lambda pair: -pair[0]["y"]):
+        if point["label"] in written or len(point["label"]) > LONGEST:
+            continue
+        for side in SIDES:
+            box = _box(place, side, point["label"])
+            inside = box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                written.add(point["label"])
+                found.setdefault(side, []).append({key: point[key] for key in ("x", "y", "label")})
+                break
+    return found
+
+
+def _pixels(
+    point: Mapping[str, Any], domain: tuple[list[float], list[float]], size: tuple[int, int]
+) -> tuple[float, float]:
+    (left, right), (low, high) = domain
+    across = math.log(point["x"] / left) / math.log(right / left)
+    return across * size[0], (high - point["y"]) / (high - low) * size[1]
+
+
+def _box(place: tuple[float, float], side: Side, text: str) -> Box:
+    wide, x, y = LETTER * len(text), place[0] + side.dx, place[1] + side.dy
+    left = {"left": x, "right": x - wide, "center": x - wide / 2}[side.align]
+    return left, y - LINE / 2, left + wide, y + LINE / 2
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,418 @@
+"""A number belongs to a system: whatever puts a cost beside a figure, both are of one variant, framework and input.
+
+What is allowed is worked out here from the YAML of the cards alone, and held against all that the site and its exports say.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, TINY
+
+from scripts import exports
+from scripts.architectures.counts import Counted, needed
+from scripts.architectures.latency import Latency
+from scripts.cards.library import Library, load_library
+from scripts.evidence import systems
+from scripts.evidence.checks import check_library
+from scripts.evidence.knowledge import Knowledge
+from scripts.pages import model, numbers
+from scripts.pages.charts import charts
+from scripts.project import Project
+
+SI = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SIZES = ("parameters", "macs")
+
+
+def value(printed: str) -> float:
+    """Of `41 M`, `41`, `41 M (counted)` and `41.0%`."""
+    number, _, unit = printed.replace(" (counted)", "").rstrip("%").partition(" ")
+    return float(number) * SI.get(unit, 1)
+
+
+@dataclass(frozen=True)
+class System:
+    """What a figure is of, as far as it makes a difference to what it costs."""
+
+    card: str
+    variant: str
+    framework: str | None
+    input: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of a card."""
+
+    of: System
+    values: Mapping[str, float]
+    device: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A cost that an output puts beside a figure, of one of these metrics and of one of these systems by what it says."""
+
+    output: str
+    of: tuple[System, ...]
+    metrics: tuple[str, ...]
+    value: float
+    device: str = ""
+
+
+@dataclass
+class Truth:
+    """What the cards say."""
+
+    rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
+    """By card, variant and table."""
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Key of a variant by card and name."""
+    counts: dict[tuple[str, str], tuple[str, Counted]] = field(default_factory=dict)
+    """Build and count by card and variant."""
+
+    def costs(self, of: System, metric: str, device: str) -> Iterator[float]:
+        """Every figure of a metric that may stand with a figure of this system."""
+        for row in self.rows.values():
+            same = (row.of.card, row.of.variant, row.of.framework) == (of.card, of.variant, of.framework)
+            if same and (metric == "parameters" or row.of.input == of.input) and device in ("", row.device):
+                yield from (figure for name, figure in row.values.items() if name == metric)
+        _, counted = self.counts.get((of.card, of.variant), ("", None))
+        if (
+            counted
+            and of.framework is None
+            and metric in SIZES
+            and (metric == "parameters" or counted.input == of.input)
+        ):
+            yield getattr(counted, metric)
+
+    def allows(self, joined: Joined) -> bool:
+        found = (
+            each for of in joined.of for metric in joined.metrics for each in self.costs(of, metric, joined.device)
+        )
+        return any(each == pytest.approx(joined.value, rel=5e-3) for each in found)
+
+    def reached(self, card: str, name: str, figure: float) -> tuple[System, ...]:
+        """The systems that reach a figure and are called so."""
+        rows = [row for row in self.rows.values() if row.of.card == card and self.called(row.of) == name]
+        return tuple(dict.fromkeys(row.of for row in rows if figure in row.values.values()))
+
+    def called(self, of: System) -> str:
+        """`Swin-T in Cascade Mask R-CNN`."""
+        (name,) = (name for (card, name), key in self.names.items() if (card, key) == (of.card, of.variant))
+        return f"{name} in {of.framework}" if of.framework else name
+
+
+def truth_of(folder: Path, counts: Mapping[str, Counted]) -> Truth:
+    """Read with PyYAML, which leaves every scalar as it is printed, and by no code of this project."""
+    truth = Truth()
+    for path in folder.glob("[!_]*.yml"):
+        card = yaml.load(path.read_text("utf-8"), Loader=yaml.CBaseLoader)
+        for key, variant in card.get("variants", {}).items():
+            assert (path.stem, variant["name"]) not in truth.names, f"{path.stem}: two variants of one name"
+            truth.names[path.stem, variant["name"]] = key
+            if "count" in variant:
+                build, at = variant["count"]["build"], variant["count"]["input"]
+                truth.counts[path.stem, key] = (build, counts[f"{build} @ {at}"])
+            for table, row in variant.get("numbers", {}).items():
+                truth.rows[path.stem, key, table] = _row(path.stem, key, card["tables"][table], row)
+    return truth
+
+
+def _row(card: str, variant: str, table: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
+    c = {**table.get("conditions", {}), **row.get("conditions", {})}
+    values = {metric: value(each) for metric, each in row.items() if metric not in ("conditions", "where", "note")}
+    if "flops" in values:
+        values.setdefault("macs", values["flops"] / 2)
+    batch = f"batch {c['batch']}" if "batch" in c else ""
+    device = ", ".join(filter(None, [c.get("hardware"), c.get("precision"), batch]))
+    return Row(System(card, variant, c.get("framework"), c.get("input")), values, device)
+
+
+# what each output says
+
+Said = Callable[[Knowledge, Truth], Iterator[Joined]]
+
+
+def in_charts(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    for chart in charts(knowledge):
+        device = chart.axis.removeprefix("Latency on ").removesuffix(" (ms)") if "Latency" in chart.axis else ""
+        for point in chart.points:
+            slug, table = point["href"].removeprefix("../models/").split("/#table-")
+            row = truth.rows[slug, truth.names[slug, point["label"]], table]
+            assert point["y"] in row.values.values()
+            yield Joined("charts", (row.of,), ("latency" if device else chart.axis.lower(),), point["x"], device)
+
+
+RANKED = re.compile(
+    r'<tr><td>[^<]*</td><th scope="row"><a href="\.\./models/([^/]+)/">([^<]+)</a></th><td>([^<]+)</td>'
+    r'<td>([^<]*)</td><td>([^<]*)</td><td><a href="\.\./models/[^/]+/#table-([^"]+)">'
+)
+
+
+def in_rankings(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    for slug, name, figure, *costs, table in RANKED.findall(numbers.page(knowledge)):
+        reached = truth.reached(slug, html.unescape(name), value(figure))
+        of = tuple(
+            row.of
+            for (card, _, where), row in truth.rows.items()
+            if (card, where) == (slug, table) and row.of in reached
+        )
+        assert of, (slug, name, figure, table)
+        for metric, printed in zip(SIZES, costs, strict=True):
+            if printed:
+                yield Joined("rankings", of, (metric,), value(printed))
+
+
+def in_compare(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    files = exports.overviews(knowledge)["scripts.exports.comparison"]()
+    for slug, entries in json.loads(files["api/compare.json"])["numbers"].items():
+        for entry in entries:
+            row = truth.rows[slug, truth.names[slug, entry["variant"]], entry["table"]]
+            for metric, printed in entry["cost"].items():
+                yield Joined("compare", (row.of,), (metric,), value(printed))
+
+
+def in_csv(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    files = exports.overviews(knowledge)["scripts.exports.csv_table"]()
+    for entry in csv.DictReader(io.StringIO(files["downloads/numbers.csv"])):
+        row = truth.rows[entry["card"], entry["variant"], entry["table"]]
+        assert (entry["framework"] or None, entry["input"] or None) == (row.of.framework, row.of.input)
+        for metric in SIZES:
+            if entry[f"system_{metric}"]:
+                yield Joined("csv", (row.of,), (metric,), float(entry[f"system_{metric}"]))
+
+
+CHIP = re.compile(r"^([0-9.]+)%? .*? \((.*?)((?:, [0-9.]+ [kMGT](?: \(counted\))?)*)\)$")
+
+
+def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    """The last chip of a page is its headline: a figure, its system, and what that costs."""
+    for card in knowledge.cards:
+        (chips,) = re.findall(r'<ul class="chips">(.*?)</ul>', model.page(card, knowledge), re.DOTALL)
+        told = CHIP.match(html.unescape(re.findall(r"<li>(.*?)</li>", chips)[-1]))
+        if told:
+            of = truth.reached(card.slug, told[2], float(told[1]))
+            assert of, told[0]
+            yield from (Joined("chips", of, SIZES, value(each)) for each in told[3].split(", ")[1:])
+
+
+def in_api(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    for card in knowledge.cards:
+        files = exports.of_card(card, knowledge)
+        for told in json.loads(files[f"api/models/{card.slug}.json"])["systems"]:
+            of = System(card.slug, told["variant"], told["framework"], told["input"])
+            reached = [figure for row in truth.rows.values() if row.of == of for figure in row.values.values()]
+            assert {metric["value"] for metric in told["metrics"]} <= set(reached)
+            for metric, key, unit in (("parameters", "params_m", 1e6), ("macs", "macs_g", 1e9)):
+                if told[key]:
+                    yield Joined("api", (of,), (metric,), told[key]["value"] * unit)
+            for time in told["latency"]:
+                if "metric" in time:
+                    yield Joined("api", (of,), (time["metric"],), time["value"])
+                else:
+                    assert (time["build"], time["input"]) == (truth.counts[card.slug, of.variant][0], of.input)
+                    assert of.framework is None
+
+
+def in_metafiles(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
+    """One model of OpenMMLab's format is one configuration: what it costs, and all that it reaches."""
+    for card in knowledge.cards:
+        files = exports.of_card(card, knowledge)
+        for told in yaml.safe_load(files[f"downloads/openmmlab/{card.slug}/metafile.yml"])["Models"]:
+            reached = {figure for result in told.get("Results", []) for figure in result["Metrics"].values()}
+            of = {
+                row.of for row in truth.rows.values() if row.of.card == card.slug and reached & set(row.values.values())
+            }
+            whole = tuple(
+                each for each in of
+                if reached <= {figure for row in truth.rows.values() if row.of == each for figure in row.values.values()}
+            )  # fmt: skip
+            if reached:
+                assert whole, f"{card.slug}: {told['Name']} holds figures of several systems"
+                for metric, key in (("parameters", "Parameters"), ("macs", "FLOPs")):
+                    if key in told.get("Metadata", {}):
+                        yield Joined("metafiles", whole, (metric,), told["Metadata"][key])
+
+
+OUTPUTS: tuple[Said, ...] = (in_charts, in_rankings, in_compare, in_csv, in_chips, in_api, in_metafiles)
+
+
+def made_counts(library: Library) -> dict[str, Counted]:
+    """Counts that occur nowhere else, so that each is seen where it does not belong."""
+    return {
+        key: Counted((10_100 + 10 * i) * 1.0, (10_100 + 10 * i) * 1e5, key.partition(" @ ")[2])
+        for i, key in enumerate(needed(library))
+    }
+
+
+def knowledge_of(folder: Path) -> tuple[Knowledge, Truth]:
+    library, problems = load_library(folder, folder)
+    assert not problems
+    counts = made_counts(library)
+    timed = tuple(Latency("A CPU", *key.split(" @ "), 1, "fp32", ms=1.0) for key in counts)
+    return Knowledge(library, {}, counts, latencies=timed), truth_of(folder, counts)
+
+
+def wrong(said: Said, knowledge: Knowledge, truth: Truth) -> list[Joined]:
+    return [joined for joined in said(knowledge, truth) if not truth.allows(joined)]
+
+
+@pytest.fixture(scope="module")
+def ours() -> tuple[Knowledge, Truth]:
+    """The cards of this project with counts and times that are made up."""
+    return knowledge_of(ROOT / "model_cards")
+
+
+@pytest.mark.parametrize("said", OUTPUTS)
+def test_every_cost_of_our_cards_stands_with_a_figure_of_the_same_system(
+    said: Said, ours: tuple[Knowledge, Truth]
+) -> None:
+    assert len(list(said(*ours))) > 10
+    assert wrong(said, *ours) == []
+
+
+# a backbone with two detectors, and the rule broken
+
+GAMMA = """
+name: Gamma
+paper: gamma2021
+family: backbone
+tasks: [image classification, object detection]
+purpose: Sees.
+concept: It looks.
+pros:
+  - {claim: It is good., because: It looks., reported: {number: t/cls/top1, above: 80}}
+cons:
+  - {claim: It is large., because: It has weights., source: {reference: gamma2021, where: page 1}}
+use_when: [{when: You look.}]
+avoid_when: [{when: You do not.}]
+licences: {code: MIT, weights: MIT, source: {reference: gamma2021, where: LICENSE}}
+tables:
+  cls: {source: gamma2021, where: Table 1, conditions: {dataset: ImageNet, split: val, input: 224 x 224}}
+  big: {source: gamma2021, where: Table 2, conditions: {dataset: ImageNet, split: val, input: 384 x 384}}
+  one: {source: gamma2021, where: Table 3, conditions: {dataset: COCO, split: val2017, framework: Mask R-CNN, input: 800 x 1333}}
+  two: {source: gamma2021, where: Table 4, conditions: {dataset: COCO, split: val2017, framework: Cascade, input: 800 x 1333}}
+  wide: {source: gamma2021, where: Table 5, conditions: {dataset: COCO, split: val2017, framework: Cascade, input: 1200 x 2000}}
+  speed: {source: gamma2021, where: Table 6, conditions: {input: 224 x 224, hardware: V100, batch: "1"}}
+  head: {source: gamma2021, where: Table 7, conditions: {framework: Cascade, input: 800 x 1333, hardware: V100, batch: "1"}}
+variants:
+  t:
+    name: Gamma-T
+    count: {build: timm/gamma, input: 224 x 224}
+    numbers:
+      big: {top1: 82.2}
+      cls: {top1: 81.3, parameters: 28 M, macs: 4.5 G}
+      one: {AP: 46.0, parameters: 48 M, macs: 267 G}
+      two: {AP: 50.4, parameters: 86 M, macs: 745 G}
+      wide: {AP: 51.5}
+      speed: {latency: 3.1}
+      head: {latency: 65}
+  s:
+    name: Gamma-S
+    count: {build: timm/gamma_s, input: 224 x 224}
+    numbers:
+      big: {top1: 84.1}
+      cls: {top1: 83.0}
+      one: {AP: 48.5}
+      two: {AP: 51.9, parameters: 107 M}
+      wide: {AP: 52.8}
+references:
+  gamma2021: {type: preprint, title: Gamma, authors: [Ada Gamma], year: 2021, url: "https://example.org/gamma"}
+reviewed: 2026-11-22
+"""
+
+
+@pytest.fixture
+def backbone(tiny: Project) -> tuple[Knowledge, Truth]:
+    """A backbone with two detectors, beside a detector that shares their benchmark."""
+    words = (TINY / "model_cards/_vocabulary.yml").read_text("utf-8")
+    words = words.replace("AP: {label", "AP: {headline: true, label")
+    words = words.replace("tasks:\n", "tasks:\n  image classification: Say what is seen.\n")
+    words += "axes: {}\n"
+    words = words.replace(
+        "metrics:\n",
+        'metrics:\n  top1: {headline: true, label: Top-1, unit: "%", kind: quality, better: higher, definition: Share.}\n'
+        "  latency: {label: Latency, unit: ms, kind: speed, better: lower, definition: Time.}\n",
+    )
+    (tiny.cards / "_vocabulary.yml").write_text(words, "utf-8")
+    (tiny.cards / "gamma.yml").write_text(GAMMA, "utf-8")
+    other = GAMMA.replace("Gamma", "Delta").replace("timm/gamma", "timm/delta")
+    for old, new in (
+        ("81.3", "80.9"),
+        ("28 M", "29 M"),
+        ("46.0", "45.1"),
+        ("48 M", "49 M"),
+        ("50.4", "49.9"),
+        ("86 M", "88 M"),
+    ):
+        other = other.replace(old, new)
+    (tiny.cards / "delta.yml").write_text(other, "utf-8")
+    knowledge, truth = knowledge_of(tiny.cards)
+    examples = {"alpha": "", "beta": ""}
+    assert [str(p) for p in check_library(knowledge.library, examples) if p.severity == "error"] == []
+    return knowledge, truth
+
+
+@pytest.mark.parametrize("said", OUTPUTS)
+def test_a_backbone_costs_in_each_detector_what_that_system_costs(
+    said: Said, backbone: tuple[Knowledge, Truth]
+) -> None:
+    assert Counter(joined.output for joined in said(*backbone)).total() > 3
+    assert wrong(said, *backbone) == []
+
+
+def test_a_system_of_which_no_source_says_what_it_costs_has_no_cost(backbone: tuple[Knowledge, Truth]) -> None:
+    knowledge, _ = backbone
+    told = json.loads(exports.of_card(knowledge.library.cards["gamma"], knowledge)["api/models/gamma.json"])["systems"]
+    costs = {
+        (each["variant"], each["framework"], each["input"]): (
+            each["params_m"] and (each["params_m"]["value"], each["params_m"]["counted"]),
+            each["macs_g"] and (each["macs_g"]["value"], each["macs_g"]["counted"]),
+            len(each["latency"]),
+        )
+        for each in told
+    }
+    count = knowledge.counts["timm/gamma_s @ 224 x 224"]
+    counted = (pytest.approx(count.parameters / 1e6, abs=1e-6), True)
+    assert costs == {
+        ("t", None, "224 x 224"): ((28, False), (4.5, False), 2),
+        ("t", None, "384 x 384"): ((28, False), None, 0),
+        ("t", "Mask R-CNN", "800 x 1333"): ((48, False), (267, False), 0),
+        ("t", "Cascade", "800 x 1333"): ((86, False), (745, False), 1),
+        ("t", "Cascade", "1200 x 2000"): ((86, False), None, 0),
+        ("s", None, "224 x 224"): (counted, (pytest.approx(count.macs / 1e9, abs=1e-6), True), 1),
+        ("s", None, "384 x 384"): (counted, None, 0),
+        ("s", "Mask R-CNN", "800 x 1333"): (None, None, 0),
+        ("s", "Cascade", "800 x 1333"): ((107, False), None, 0),
+        ("s", "Cascade", "1200 x 2000"): ((107, False), None, 0),
+    }
+
+
+def any_framework(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
+    return (a.card, a.variant) == (b.card, b.variant) and (not with_input or a.input == b.input)
+
+
+def any_input(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
+    return (a.card, a.variant, a.framework) == (b.card, b.variant, b.framework)
+
+
+@pytest.mark.parametrize("said", OUTPUTS)
+@pytest.mark.parametrize("broken", [any_framework, any_input])
+def test_a_broken_rule_is_seen_in_each_output(
+    said: Said, broken: Callable[..., bool], backbone: tuple[Knowledge, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the tests above fail when it breaks."""
+    monkeypatch.setattr(systems, "is_one", broken)
+    assert wrong(said, *backbone)

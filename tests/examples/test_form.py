@@ -1,0 +1,163 @@
+"""The form of an example: one file to read, whose every cell shows something, and one that tests, with nothing lost."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SLUGS = sorted(path.stem for path in (EXAMPLES / "claims").glob("*.py") if path.stem != "__init__")
+GOLDEN = yaml.safe_load((Path(__file__).parent / "golden.yml").read_text("utf-8"))
+READ, LONGEST, CLAIMS, IMPORTS = 220, 260, 300, 12
+LONGER = {
+    "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
+    "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
+    "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
+}
+Smoke = Callable[[str], dict[str, Any]]
+
+each_slug = pytest.mark.parametrize("slug", SLUGS)
+
+
+def cells(slug: str) -> list[tuple[str, str]]:
+    """Kind and source of the cells of a file to read."""
+    notebook = jupytext.reads((EXAMPLES / f"{slug}.py").read_text("utf-8"), fmt="py:percent")
+    return [(cell.cell_type, cell.source) for cell in notebook.cells if cell.source.strip()]
+
+
+def filled(path: Path) -> int:
+    """Lines that hold something; the formatter's blank lines and the markers of cells are not read."""
+    lines = path.read_text("utf-8").splitlines()
+    return sum(bool(line.strip()) and not line.startswith("# %%") for line in lines)
+
+
+def is_guard(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def test_golden_names_all_examples() -> None:
+    assert set(GOLDEN["names"]) == {path.stem for path in EXAMPLES.glob("*.py")}
+    assert set(GOLDEN["dropped"]) <= set(GOLDEN["names"])
+    for slug, dropped in GOLDEN["dropped"].items():
+        old = {*GOLDEN["names"][slug]["results"], *GOLDEN["names"][slug]["figures"]}
+        assert set(dropped) <= old, f"{slug}: dropped, but never there"
+        assert all(len(reason) > 20 for reason in dropped.values())
+
+
+@each_slug
+def test_a_file_to_read_is_short_and_one_that_tests_is_not_long(slug: str) -> None:
+    assert filled(EXAMPLES / f"{slug}.py") <= (LONGEST if slug in LONGER else READ)
+    assert filled(EXAMPLES / "claims" / f"{slug}.py") <= CLAIMS
+    imports = [node for node in ast.parse((EXAMPLES / f"{slug}.py").read_text("utf-8")).body
+               if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__"]  # fmt: skip
+    assert len(imports) <= IMPORTS
+
+
+@each_slug
+def test_it_opens_with_a_question_and_ends_with_how_it_differs_from_the_paper(slug: str) -> None:
+    (first, title), *_, (last, departures) = cells(slug)
+    assert (first, last) == ("markdown", "markdown")
+    assert title.splitlines()[0].startswith("# ")
+    assert title.splitlines()[0].endswith("?")
+    assert departures.startswith("## Unlike the paper")
+    assert [source for kind, source in cells(slug) if kind == "code"][-1].rstrip().endswith("run.finish()")
+
+
+@each_slug
+def test_importing_it_runs_nothing(slug: str) -> None:
+    still = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+    for node in ast.parse((EXAMPLES / f"{slug}.py").read_text("utf-8")).body:
+        assert isinstance(node, still) or is_guard(node), ast.unparse(node)[:80]
+
+
+@each_slug
+def test_claims_define_nothing_of_the_idea_anew(slug: str) -> None:
+    def defined(path: Path) -> set[str]:
+        body = ast.parse(path.read_text("utf-8")).body
+        return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+    assert not defined(EXAMPLES / f"{slug}.py") & defined(EXAMPLES / "claims" / f"{slug}.py")
+    source = (EXAMPLES / "claims" / f"{slug}.py").read_text("utf-8")
+    assert f"from {slug} import" in source or f'import_module("{slug}")' in source
+
+
+@each_slug
+def test_claims_end_with_their_experiments_each_with_its_question(slug: str) -> None:
+    claims = importlib.import_module(f"claims.{slug}")
+    assert all(experiment.__doc__.strip().endswith("?") for experiment in claims.EXPERIMENTS)
+
+
+@each_slug
+def test_no_name_is_lost_unseen(slug: str, smoke: Smoke) -> None:
+    record = smoke(slug)
+    there = {*record["results"], *(figure["name"] for figure in record["figures"])}
+    old = {*GOLDEN["names"][slug]["results"], *GOLDEN["names"][slug]["figures"]}
+    assert old - there - set(GOLDEN["dropped"].get(slug, {})) == set()
+    assert not there & set(GOLDEN["dropped"].get(slug, {})), "dropped, but still there"
+
+
+@each_slug
+def test_the_record_says_what_was_compared(slug: str, smoke: Smoke) -> None:
+    record = smoke(slug)
+    assert (record["schema"], record["claims"]) == (2, True)
+    assert record["needs"].keys() >= {"memory_gb", "minutes", "card", "estimate"}
+    for experiment in record["experiments"]:
+        parameters = [each["parameters"] for each in experiment["arms"].values()]
+        assert not parameters or max(parameters) <= 1.1 * min(parameters), experiment["name"]
+        assert len({each["steps"] for each in experiment["arms"].values()}) <= 1, experiment["name"]
+        for what in {each["what"] for each in experiment["searches"]}:
+            same = [(each["grid"], each["seeds"]) for each in experiment["searches"] if each["what"] == what]
+            assert all(each == same[0] for each in same), f"{experiment['name']}: {what} was not searched alike"
+        if experiment["power"]:
+            assert experiment["power"]["result"] in record["results"]
+    for name, result in record["results"].items():
+        assert len(result["failed"]) == result["values"].count(None), name
+    for figure in record["figures"]:
+        assert all((record["out"] / figure[style]).stat().st_size > 1000 for style in ("light", "dark"))
+
+
+@each_slug
+def test_every_cell_of_the_notebook_shows_something(
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells run one after the other, as a notebook runs them; Jupyter itself is not needed for that."""
+    main, displayed = types.ModuleType("__main__"), []
+    screen: Any = types.ModuleType("IPython.display")
+    screen.SVG = screen.Image = lambda *arguments, **options: arguments
+    screen.display = displayed.append
+    modules = {"ipykernel": types.ModuleType("ipykernel"), "IPython": types.ModuleType("IPython"), "__main__": main}
+    for name, module in (modules | {"IPython.display": screen}).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")
+    code = [source for kind, source in cells(slug) if kind == "code"]
+    for index, source in enumerate(code):
+        before = len(displayed)
+        exec(compile(source, f"{slug}, cell {index}", "exec"), main.__dict__)
+        shown = capsys.readouterr().out or len(displayed) > before
+        assert shown or index == 0, f"cell {index} shows nothing:\n{source[:300]}"
+    assert (tmp_path / "record.json").is_file()
+
+
+@each_slug
+def test_jupyter_runs_the_notebook_from_top_to_bottom(
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "ipykernel", reason="no kernel is installed here; the test above runs the same cells without one"
+    )
+    from nbconvert.preprocessors import ExecutePreprocessor
+
+    monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")
+    notebook = jupytext.reads((EXAMPLES / f"{slug}.py").read_text("utf-8"), fmt="py:percent")
+    ExecutePreprocessor(timeout=300).preprocess(notebook, {"metadata": {"path": str(EXAMPLES)}})
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs for cell in code[1:])
