@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.architectures.scaling import LABELS, Measured
 from scripts.cards.numbers import Cite
-from scripts.cards.schema import Card, Relation, Stated
+from scripts.cards.schema import Card, Reference, Relation, Stated
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
 from scripts.evidence.published import Published, index, own_size
 from scripts.evidence.runs import Finding, Outcome
@@ -34,17 +34,10 @@ def _json(value: object) -> str:
 
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """All that is known of one model. Prose is Markdown as in the card."""
-    intro = card.introduction
     return {
         "slug": card.slug,
         "name": card.name,
-        "title": intro.title,
-        "year": intro.year,
-        "venue": intro.venue,
-        "authors": list(intro.authors),
-        "arxiv": intro.arxiv,
-        "doi": intro.doi,
-        "code_url": intro.code,
+        **_introduction(card.introduction),
         "family": card.family,
         "tasks": list(card.tasks),
         "purpose": card.purpose,
@@ -76,6 +69,19 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         ],
         "notes": [_stated(stated) for stated in card.notes],
         "reviewed": card.reviewed.isoformat(),
+    }
+
+
+def _introduction(paper: Reference) -> dict[str, Any]:
+    """Where a model was introduced."""
+    return {
+        "title": paper.title,
+        "year": paper.year,
+        "venue": paper.venue,
+        "authors": list(paper.authors),
+        "arxiv": paper.arxiv,
+        "doi": paper.doi,
+        "code_url": paper.code,
     }
 
 
