@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.architectures.scaling import LABELS, Measured
 from scripts.cards.numbers import Cite
-from scripts.cards.schema import Card, Reference, Relation, Stated
+from scripts.cards.schema import Card, Relation, Stated
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
 from scripts.evidence.published import Published, index, own_size
 from scripts.evidence.runs import Finding, Outcome
@@ -35,9 +35,9 @@ def _json(value: object) -> str:
 def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     """All that is known of one model. Prose is Markdown as in the card."""
     return {
+        **_paper(card),
         "slug": card.slug,
         "name": card.name,
-        **_introduction(card.introduction),
         "family": card.family,
         "tasks": list(card.tasks),
         "purpose": card.purpose,
@@ -72,17 +72,11 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _introduction(paper: Reference) -> dict[str, Any]:
-    """Where a model was introduced."""
-    return {
-        "title": paper.title,
-        "year": paper.year,
-        "venue": paper.venue,
-        "authors": list(paper.authors),
-        "arxiv": paper.arxiv,
-        "doi": paper.doi,
-        "code_url": paper.code,
-    }
+def _paper(card: Card) -> dict[str, Any]:
+    """Of the reference that introduces the model."""
+    intro = card.introduction
+    told = {name: getattr(intro, name) for name in ("title", "year", "venue", "arxiv", "doi")}
+    return {**told, "authors": list(intro.authors), "code_url": intro.code}
 
 
 def _claim(judged: Judged) -> dict[str, Any]:

@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LETTER, LINE, DOT = 5.8, 11.0, 6.0
-"""Pixels: mean width of a letter and height of a line at 10 px, and radius of a dot with a rim."""
+LINE, DOT = 11.0, 6.0
+"""Pixels: height of a line at 10 px, and radius of a dot with a rim."""
+WIDTHS = {
+    **dict.fromkeys("fijlrtI.,:;-()[]/'| ", 4.2),
+    **dict.fromkeys("mwMW%@+±", 10.0),
+    **dict.fromkeys("ACDGHKNOQUXV", 7.9),
+}
+"""Pixels that a letter takes, where it is not one of mean width."""
+CAPITAL, SMALL = 7.0, 6.6
 LONGEST = 26
 """Letters of a name that is worth writing."""
 
@@ -64,8 +71,13 @@ def _pixels(
     return across * size[0], (high - point["y"]) / (high - low) * size[1]
 
 
+def width(text: str) -> float:
+    """Pixels that a name takes at most: in DejaVu Sans or Verdana, which are wide."""
+    return sum(WIDTHS.get(letter, CAPITAL if letter.isupper() else SMALL) for letter in text)
+
+
 def _box(place: tuple[float, float], side: Side, text: str) -> Box:
-    wide, x, y = LETTER * len(text), place[0] + side.dx, place[1] + side.dy
+    wide, x, y = width(text), place[0] + side.dx, place[1] + side.dy
     left = {"left": x, "right": x - wide, "center": x - wide / 2}[side.align]
     return left, y - LINE / 2, left + wide, y + LINE / 2
 

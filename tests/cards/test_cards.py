@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from conftest import BROKEN, ROOT, TINY, Command, edit
+from conftest import BROKEN, ROOT, TINY, Command, edit, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -85,6 +85,43 @@ def test_a_line_of_the_notes_that_leads_nowhere_is_a_problem(tiny: Project, comm
     ]
 
 
+SWEEP = "  - {card: alpha, name: A, build: ours/a, axis: pixels, sizes: [8 x 8, 9 x 9], claims: ["
+EXPONENT = "{what: macs, exponent: 2, says: It is quadratic."
+
+
+@pytest.mark.parametrize(
+    ("sweep", "told"),
+    [
+        (f"{SWEEP}{EXPONENT}, side: pros, number: 3}}]}}", []),
+        (f"{SWEEP}{EXPONENT}}}]}}", []),
+        (f"{SWEEP}{EXPONENT}, side: pros, number: 4}}]}}", ["5:151: the card 'alpha' has no claim 4 among its pros"]),
+        (f"{SWEEP}{EXPONENT}, side: pros}}]}}", ["5:89: sweeps.0.claims.0: a claim is named by its side and its number on it"]),
+        (f"{SWEEP}{EXPONENT}}}]}}".replace("alpha", "alhpa"), ["5:6: unknown card 'alhpa', did you mean 'alpha'?"]),
+        (f"{SWEEP}{EXPONENT}}}]}}".replace("pixels", "pixel"), ["5:43: unknown axis 'pixel', did you mean 'pixels'?"]),
+        (f"{SWEEP}]}}".replace("sizes: [8 x 8, 9 x 9], ", ""),
+         ["5:5: sweeps.0: a sweep has either `sizes`, or `size` with `change` and `values`"]),
+    ],
+)  # fmt: skip
+def test_a_sweep_is_of_a_card_and_names_one_of_its_claims(
+    sweep: str, told: list[str], tiny: Project, command: Command
+) -> None:
+    head = "# sweeps\naxes:\n  pixels: {label: pixels, along: product}\nsweeps:\n"
+    (tiny.cards / "_sweeps.yml").write_text(f"{head}{sweep}\n")
+    expected = [f"model_cards/_sweeps.yml:{line}" for line in told] or ["2 cards, no problem"]
+    assert command("check").stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("name", ["count", "measure", "render", "build"])
+def test_no_command_goes_on_at_a_broken_card(name: str, tiny: Project, command: Command) -> None:
+    edit(tiny.cards / "beta.yml", "name: Beta\n", "")
+    before = snapshot(tiny.root)
+    done = command(name)
+    assert done.returncode == 1
+    assert done.stdout == "model_cards/beta.yml:2:1: the field 'name' is missing\n"
+    assert done.stderr == "1 card, 1 error; nothing was written\n"
+    assert snapshot(tiny.root) == before
+
+
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(CardError, match="nested deeper than 20 levels"):
         read_yaml("[" * 5000 + "]" * 5000, "deep.yml")
@@ -133,15 +170,19 @@ def test_the_committed_schema_is_that_of_the_code() -> None:
     assert path.read_text("utf-8") == card_schema(), "write it anew: python -m scripts schema"
 
 
-def test_a_good_card_is_valid_by_the_schema_that_editors_use() -> None:
+CARDS = sorted((ROOT / "model_cards").glob("[!_]*.yml"))
+
+
+@pytest.mark.parametrize("path", [*CARDS, *sorted(TINY.glob("model_cards/[!_]*.yml"))], ids=lambda path: path.stem)
+def test_a_good_card_is_valid_by_the_schema_that_editors_use(path: Path) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(card_schema()))
-    card = yaml.safe_load((TINY / "model_cards/alpha.yml").read_text("utf-8"))
+    card = yaml.safe_load(path.read_text("utf-8"))
     card["reviewed"] = str(card["reviewed"])  # YAML reads a date, JSON knows none
     assert [error.message for error in validator.iter_errors(card)] == []
     assert [error.message for error in validator.iter_errors({**card, "tasks": "x"})] != []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "model_cards").glob("[!_]*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_each_card_names_the_schema_in_its_first_line(path: Path) -> None:
     assert path.read_text("utf-8").startswith("# yaml-language-server: $schema=card.schema.json\n")
 

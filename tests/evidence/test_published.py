@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import edit
+from conftest import ROOT, edit
 
 from scripts.cards.claims import Reported
 from scripts.cards.library import Library, load_library
-from scripts.evidence.published import differences, find, published
+from scripts.evidence.published import Published, comparability, differences, find, published
 from scripts.evidence.runs import Outcome
 from scripts.evidence.verdicts import check_reported
 from scripts.project import Project
@@ -88,6 +88,43 @@ def test_a_number_that_stands_in_two_tables_needs_the_table(tiny: Project) -> No
     assert find(library, "alpha", "base/zoo/AP").quantity.value == 41
 
 
+def test_another_lab_s_figure_is_named_with_its_table(tiny: Project) -> None:
+    """`variant/metric` is what the authors published, however many others have measured it."""
+    labs = "".join(
+        f"  {lab}: {{source: alpha2020, where: README, independent: {{by: A lab, how: Alike., when: 2026-01}}}}\n"
+        for lab in ("lab", "other")
+    )
+    edit(tiny.cards / "alpha.yml", "variants:\n", f"{labs}variants:\n")
+    edit(tiny.cards / "alpha.yml", "flops: 4 G}}", "flops: 4 G}, lab: {AP: 39.1, AP50: 60.1}, other: {AP: 39.2}}")
+    edit(tiny.cards / "_vocabulary.yml", "  AP: {label: AP,", f"  AP50: {{label: AP50, {KIND}\n  AP: {{label: AP,")
+    library, problems = load_library(tiny.cards, tiny.root)
+    assert not problems
+    own = find(library, "alpha", "base/AP")
+    assert (own.quantity.value, own.independent) == (40.5, False)
+    theirs = find(library, "alpha", "base/lab/AP")
+    assert (theirs.quantity.value, theirs.independent) == (39.1, True)
+    assert find(library, "alpha", "base/AP50").quantity.value == 60.1, "the only one there is"
+
+
+KIND = "kind: quality, better: higher, definition: Precision.}"
+
+
+def test_two_figures_of_other_labs_need_their_tables(tiny: Project) -> None:
+    labs = "".join(
+        f"  {lab}: {{source: alpha2020, where: README, independent: {{by: A lab, how: Alike., when: 2026-01}}}}\n"
+        for lab in ("lab", "other")
+    )
+    edit(tiny.cards / "alpha.yml", "variants:\n", f"{labs}variants:\n")
+    edit(
+        tiny.cards / "alpha.yml",
+        "{main: {AP: 40.5, parameters: 1.5 M,",
+        "{lab: {AP: 39}, other: {AP: 38}, main: {parameters: 1.5 M,",
+    )
+    library, _ = load_library(tiny.cards, tiny.root)
+    with pytest.raises(LookupError, match="stands in several tables, write base/lab/AP or base/other/AP"):
+        find(library, "alpha", "base/AP")
+
+
 def test_a_row_overrides_the_conditions_of_its_table(tiny: Project) -> None:
     edit(tiny.cards / "alpha.yml", "{AP: 40.5,", "{conditions: {schedule: 50 epochs}, AP: 40.5,")
     library, _ = load_library(tiny.cards, tiny.root)
@@ -100,3 +137,36 @@ def test_every_published_number_is_found_by_its_own_reference(library: Library) 
     for card in library.cards.values():
         for number in published(card):
             assert find(library, "beta", number.ref) == number
+
+
+# what may be ranked
+
+
+@pytest.fixture(scope="module")
+def ours() -> Library:
+    """The cards of this project."""
+    loaded, problems = load_library(ROOT / "model_cards", ROOT)
+    assert not problems
+    return loaded
+
+
+def numbers_of_all(library: Library) -> list[Published]:
+    return [number for card in library.cards.values() for number in published(card)]
+
+
+def test_numbers_of_one_group_differ_in_nothing_that_matters(ours: Library) -> None:
+    words = ours.vocabulary
+    groups: dict[tuple[object, ...], list[Published]] = {}
+    for number in numbers_of_all(ours):
+        groups.setdefault((number.metric, comparability(number, words)), []).append(number)
+    assert max(map(len, groups.values())) > 10
+    for group in groups.values():
+        assert all(differences(group[0], other, words) == ([], []) for other in group[1:])
+
+
+def test_numbers_of_two_groups_differ_in_something_that_matters(ours: Library) -> None:
+    words = ours.vocabulary
+    of_ap = [number for number in numbers_of_all(ours) if number.metric == "AP"]
+    for a, b in zip(of_ap, of_ap[7:], strict=False):
+        together = comparability(a, words) == comparability(b, words)
+        assert together == (differences(a, b, words) == ([], []))

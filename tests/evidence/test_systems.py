@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT
+from made import add_backbones
 
 from scripts import exports
 from scripts.architectures.counts import Counted, needed
@@ -285,80 +286,11 @@ def test_every_cost_of_our_cards_stands_with_a_figure_of_the_same_system(
 
 # a backbone with two detectors, and the rule broken
 
-GAMMA = """
-name: Gamma
-paper: gamma2021
-family: backbone
-tasks: [image classification, object detection]
-purpose: Sees.
-concept: It looks.
-pros:
-  - {claim: It is good., because: It looks., reported: {number: t/cls/top1, above: 80}}
-cons:
-  - {claim: It is large., because: It has weights., source: {reference: gamma2021, where: page 1}}
-use_when: [{when: You look.}]
-avoid_when: [{when: You do not.}]
-licences: {code: MIT, weights: MIT, source: {reference: gamma2021, where: LICENSE}}
-tables:
-  cls: {source: gamma2021, where: Table 1, conditions: {dataset: ImageNet, split: val, input: 224 x 224}}
-  big: {source: gamma2021, where: Table 2, conditions: {dataset: ImageNet, split: val, input: 384 x 384}}
-  one: {source: gamma2021, where: Table 3, conditions: {dataset: COCO, split: val2017, framework: Mask R-CNN, input: 800 x 1333}}
-  two: {source: gamma2021, where: Table 4, conditions: {dataset: COCO, split: val2017, framework: Cascade, input: 800 x 1333}}
-  wide: {source: gamma2021, where: Table 5, conditions: {dataset: COCO, split: val2017, framework: Cascade, input: 1200 x 2000}}
-  speed: {source: gamma2021, where: Table 6, conditions: {input: 224 x 224, hardware: V100, batch: "1"}}
-  head: {source: gamma2021, where: Table 7, conditions: {framework: Cascade, input: 800 x 1333, hardware: V100, batch: "1"}}
-variants:
-  t:
-    name: Gamma-T
-    count: {build: timm/gamma, input: 224 x 224}
-    numbers:
-      big: {top1: 82.2}
-      cls: {top1: 81.3, parameters: 28 M, macs: 4.5 G}
-      one: {AP: 46.0, parameters: 48 M, macs: 267 G}
-      two: {AP: 50.4, parameters: 86 M, macs: 745 G}
-      wide: {AP: 51.5}
-      speed: {latency: 3.1}
-      head: {latency: 65}
-  s:
-    name: Gamma-S
-    count: {build: timm/gamma_s, input: 224 x 224}
-    numbers:
-      big: {top1: 84.1}
-      cls: {top1: 83.0}
-      one: {AP: 48.5}
-      two: {AP: 51.9, parameters: 107 M}
-      wide: {AP: 52.8}
-references:
-  gamma2021: {type: preprint, title: Gamma, authors: [Ada Gamma], year: 2021, url: "https://example.org/gamma"}
-reviewed: 2026-11-22
-"""
-
 
 @pytest.fixture
 def backbone(tiny: Project) -> tuple[Knowledge, Truth]:
     """A backbone with two detectors, beside a detector that shares their benchmark."""
-    words = (TINY / "model_cards/_vocabulary.yml").read_text("utf-8")
-    words = words.replace("AP: {label", "AP: {headline: true, label")
-    words = words.replace("tasks:\n", "tasks:\n  image classification: Say what is seen.\n")
-    words += "axes: {}\n"
-    words = words.replace(
-        "metrics:\n",
-        'metrics:\n  top1: {headline: true, label: Top-1, unit: "%", kind: quality, better: higher, definition: Share.}\n'
-        "  latency: {label: Latency, unit: ms, kind: speed, better: lower, definition: Time.}\n",
-    )
-    (tiny.cards / "_vocabulary.yml").write_text(words, "utf-8")
-    (tiny.cards / "gamma.yml").write_text(GAMMA, "utf-8")
-    other = GAMMA.replace("Gamma", "Delta").replace("timm/gamma", "timm/delta")
-    for old, new in (
-        ("81.3", "80.9"),
-        ("28 M", "29 M"),
-        ("46.0", "45.1"),
-        ("48 M", "49 M"),
-        ("50.4", "49.9"),
-        ("86 M", "88 M"),
-    ):
-        other = other.replace(old, new)
-    (tiny.cards / "delta.yml").write_text(other, "utf-8")
+    add_backbones(tiny)
     knowledge, truth = knowledge_of(tiny.cards)
     examples = {"alpha": "", "beta": ""}
     assert [str(p) for p in check_library(knowledge.library, examples) if p.severity == "error"] == []
