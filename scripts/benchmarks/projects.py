@@ -78,8 +78,8 @@ def _copy_words(cards: Path, source: Path) -> None:
     for path in source.glob("_*.yml"):
         words = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
         words.pop("notes", None)
-        if "sweeps" in words:
-            words["sweeps"] = [sweep for sweep in words["sweeps"] if (cards / f"{sweep['card']}.yml").is_file()]
         for term in words.get("glossary", {}).values():
             term["see"] = [slug for slug in term.get("see", []) if (cards / f"{slug}.yml").is_file()]
+        if "sweeps" in words:
+            words["sweeps"] = [sweep for sweep in words["sweeps"] if (cards / f"{sweep['card']}.yml").is_file()]
         (cards / path.name).write_text(yaml.dump(words, Dumper=yaml.CSafeDumper, sort_keys=False), "utf-8")
