@@ -15,6 +15,7 @@ from scripts.architectures.counts import Counted
 from scripts.cards.library import load_library
 from scripts.project import Project
 
+
 def count_cheaply(key: str) -> Counted:
     if key.startswith("bad/"):
         raise ValueError("no such thing\nsecond line")

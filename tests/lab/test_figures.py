@@ -16,6 +16,8 @@ from lab.figures import DARK, LIGHT, STYLES, draw_boxes, panels, save, seed_bars
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
+pytestmark = pytest.mark.torch
+
 # Machado, Oliveira and Fernandes, IEEE TVCG 15(6), 2009: dichromats (severity 1.0), linear RGB.
 PROTANOPIA = np.array(
     [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]

@@ -19,6 +19,8 @@ from lab.metrics import (
     timed,
 )
 
+pytestmark = pytest.mark.torch
+
 
 def objects(boxes, labels=None, scores=None):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)

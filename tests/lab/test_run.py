@@ -15,6 +15,8 @@ from lab.figures import Style, panels
 from lab.run import Run
 from matplotlib.figure import Figure
 
+pytestmark = pytest.mark.torch
+
 ALT = "a rising line from the lower left to the upper right"
 
 

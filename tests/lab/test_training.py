@@ -13,6 +13,8 @@ from lab.training import count_parameters, fit, learning_rate_factor, minibatche
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+pytestmark = pytest.mark.torch
+
 CPU = torch.device("cpu")
 
 
