@@ -357,7 +357,7 @@ class Cluster:
 
 
 def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300).stdout
 
 
 def free_ports(count: int) -> list[int]:
@@ -424,7 +424,7 @@ def daemon(folder: Path, name: str, *options: str) -> Iterator[None]:
                 process.wait()
 
 
-def wait_until(ready: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(ready: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "the cluster did not come up"
@@ -568,7 +568,7 @@ def run_in_pods(project: Project, device: str, *options: str) -> subprocess.Comp
     where = ["--preset", "smoke", "--device", device, "--profile", "kubernetes", *options]
     return subprocess.run(
         [sys.executable, "-m", "scripts", "run", *where],
-        cwd=project.root, capture_output=True, text=True, check=False, timeout=300,
+        cwd=project.root, capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
 
 

@@ -113,11 +113,9 @@ def test_a_repaired_example_is_no_longer_marked(tiny: Project, command: Command)
 def test_an_example_that_hangs_is_stopped_at_the_time_limit(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit(tiny.examples / "alpha.py", "    write(", "    import time; time.sleep(60)\n    write(")
+    edit(tiny.examples / "alpha.py", "    write(", "    import time; time.sleep(24 * 3600)\n    write(")
     monkeypatch.setenv("EXAMPLE_SECONDS_LIMIT", "2")
-    started = time.monotonic()
     assert command("run", "alpha").returncode == 1
-    assert time.monotonic() - started < 30
     assert states(tiny)["alpha"].error[-1] == "stopped at the time limit of 2 s"
 
 
