@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.architectures.unet import ValidUNet
+from scripts.architectures.definitions.unet import ValidUNet
+
+pytestmark = pytest.mark.torch
 
 unet = importlib.import_module("unet")
 WIDTHS = (4, 6, 8, 10)  # three poolings
