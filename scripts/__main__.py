@@ -87,6 +87,12 @@ def run(project: Project, options: argparse.Namespace) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    if profile and (path := schedule.unfit_path(project)):
+        print(
+            f"on a cluster a path may hold letters, digits and ./_+-@ only, and this one does not: {path}",
+            file=sys.stderr,
+        )
+        return 1
     return schedule.run_all(project, targets, options.jobs, profile)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,17 +140,38 @@ sys.exit(main(["check"]) or main(["render"]))
     assert (project / "docs/examples/alpha.ipynb").is_file()
 
 
-SLUGS = {path.stem for path in (ROOT / "model_cards").glob("[!_]*.yml")}
+SLUGS = sorted(path.stem for path in (ROOT / "model_cards").glob("[!_]*.yml"))
+NAMED = re.compile(rf"(?<![\w-])({'|'.join(SLUGS)})(?![\w-])")
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The string constants of a module that are no docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.value
 
 
 def test_the_engine_names_no_card() -> None:
     """What is about one model stands in model_cards/; samples for editors, definitions of architectures, and the modules of
     transformers that `measure` loads beforehand are another thing."""
-    said = {
-        f"{name_of(path)}: {node.value!r}"
-        for path in MODULES
-        if room(name_of(path)) != "cards" and "definitions" not in path.parts and path.stem != "measure"
+    rooms = ("runs", "evidence", "checkpoints", "exports", "pages", "site")
+    modules = [path for path in MODULES if room(name_of(path)) in rooms]
+    templates = sorted((SCRIPTS / "pages/templates").glob("*.j2"))
+    assert len(templates) > 10
+    said = [f"{name_of(path)}: {text!r}" for path in modules for text in texts_of(path) if NAMED.search(text)]
+    assert said + [path.name for path in templates if NAMED.search(path.read_text("utf-8"))] == []
+
+
+def test_the_rooms_that_only_make_values_write_no_file() -> None:
+    """Runs and the site write, and all others leave it to `files.write`, which writes a file whole."""
+    makers = [path for path in MODULES if "." in name_of(path) and floor(room(name_of(path))) in range(1, 7)]
+    found = [
+        f"{name_of(path)}: line {node.lineno}"
+        for path in makers
+        if room(name_of(path)) != "runs"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Constant) and node.value in SLUGS
-    }
-    assert said == set()
+        if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes", "unlink", "rmtree")
+    ]
+    assert found == []

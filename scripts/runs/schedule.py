@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -68,6 +69,11 @@ def profile_folder(name: str) -> Path:
     if unset:
         raise ValueError(f"the profile {name} needs the environment variable {unset[0]}; see docs/about/cluster.md")
     return folder
+
+
+def unfit_path(project: Project) -> str | None:
+    """A path that no job on a cluster can be given: executors of Snakemake hand some to a shell as they are."""
+    return next((path for path in (str(project.root), sys.executable) if shlex.quote(path) != path), None)
 
 
 def run_all(project: Project, targets: Sequence[Target], jobs: int | None, profile: Path | None = None) -> int:

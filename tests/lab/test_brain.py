@@ -9,6 +9,8 @@ from lab.data import SPLITS
 from lab.data.brain import CHUNK, GREY, RIM, TUMOUR, WHITE, BrainSlices, brain_slices, slice_positions
 from scipy import ndimage
 
+pytestmark = pytest.mark.torch
+
 
 def areas(slices: BrainSlices) -> torch.Tensor:
     """The number of pixels of every tumour."""

@@ -5,6 +5,8 @@ import torch
 from lab.data.clips import DIRECTIONS, moving_digits
 from sklearn.linear_model import LogisticRegression
 
+pytestmark = pytest.mark.torch
+
 
 def test_the_seed_decides_the_clips():
     first, again, other = (moving_digits("train", 8, seed=seed) for seed in (0, 0, 1))

@@ -12,6 +12,8 @@ from lab.detectors import BENCHMARKS, measures, on_scenes, report, scenes_of, st
 from lab.run import Run
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.torch
+
 SMOKE = BENCHMARKS["smoke"]
 
 

@@ -6,6 +6,8 @@ from lab.data import SPLITS
 from lab.data.digits import digit_splits, digits, shifted_digits
 from torch.nn import functional
 
+pytestmark = pytest.mark.torch
+
 
 def test_splits_are_disjoint_and_cover_the_file():
     indices = [index for part in digit_splits().values() for index in part]

@@ -7,6 +7,8 @@ import pytest
 from lab.data import SPLITS
 from lab.data.photographs import FILES, NAMES, grey, photograph, photograph_region, random_crop
 
+pytestmark = pytest.mark.torch
+
 
 def test_every_photograph_lies_in_the_package():
     assert all((files("skimage") / "data" / name).is_file() for name in FILES.values())

@@ -7,6 +7,8 @@ from lab.data import SPLITS
 from lab.data.photographs import photograph_region
 from lab.data.scenes import STRESSES, Scenes, make_scenes
 
+pytestmark = pytest.mark.torch
+
 
 def same(first: Scenes, second: Scenes) -> bool:
     pairs = [(first.images, second.images)]

@@ -11,8 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts.architectures.yolov8 import YOLOv8 as Counted
 from torch import Tensor, nn
+
+from scripts.architectures.definitions.yolov8 import YOLOv8 as Counted
+
+pytestmark = pytest.mark.torch
 
 yolov8 = importlib.import_module("yolov8")
 

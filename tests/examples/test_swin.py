@@ -14,6 +14,8 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+pytestmark = pytest.mark.torch
+
 swin: ModuleType = importlib.import_module("swin")
 
 

@@ -11,6 +11,8 @@ import torch
 from transformers import TimesformerConfig
 from transformers.models.timesformer.modeling_timesformer import TimesformerLayer
 
+pytestmark = pytest.mark.torch
+
 ts: ModuleType = importlib.import_module("timesformer")
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torchvision.models.detection import fcos_resnet50_fpn, maskrcnn_resnet50_fpn
 
+pytestmark = pytest.mark.torch
+
 d2 = importlib.import_module("detectron2")
 SMALL = replace(d2.PRESETS["smoke"], side=64)
 BASE = d2.Config(backbone="resnet18")

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from conftest import ROOT, needs_chromium
-from playwright.sync_api import Browser
 
-from scripts import site
 from scripts.benchmarks import examples, projects
 from scripts.benchmarks.search import serving
 from scripts.benchmarks.timing import timed
 from scripts.project import Project
+from scripts.site.build import build
+from scripts.site.gather import checked_library, gather
+from scripts.site.render import render
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.mark.parametrize("like_ours", [False, True])
 def test_made_cards_have_no_error(like_ours: bool, tmp_path: Path) -> None:
     projects.with_cards(tmp_path / "project", ROOT, 25, like_ours)
-    library, problems = site.checked_library(Project(tmp_path / "project"), {})
+    library, problems = checked_library(Project(tmp_path / "project"), {})
     assert len(library.cards) == 25
     assert [problem for problem in problems if problem.severity == "error"] == []
 
 
+@pytest.mark.slow
 def test_a_changed_helper_is_seen_on_the_pages_of_all_scripts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,8 +62,8 @@ def without_search_plugin(tmp_path: Path) -> Project:
     projects.with_cards(project.root, ROOT, 4)
     settings = yaml.safe_load((project.root / "mkdocs.yml").read_text("utf-8"))
     (project.root / "mkdocs.yml").write_text(yaml.safe_dump({**settings, "plugins": []}, sort_keys=False), "utf-8")
-    site.render(project, site.gather(project))
-    assert site.build(project)
+    render(project, gather(project))
+    assert build(project)
     return project
 
 
@@ -85,10 +91,11 @@ def test_a_failing_pagefind_leaves_the_last_good_site_untouched(
     without_search_plugin: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (without_search_plugin.site / "index.html").read_bytes()
-    (without_search_plugin.root / "docs" / "about" / "index.md").write_text("# New\n", "utf-8")
+    changed = without_search_plugin.root / "docs" / "about" / "index.md"
+    changed.write_text(changed.read_text("utf-8") + "\nNew.\n", "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(_broken_pagefind(without_search_plugin.root)))
     with pytest.raises(RuntimeError, match="pagefind failed, the last good site is untouched"):
-        site.build(without_search_plugin)
+        build(without_search_plugin)
     assert (without_search_plugin.site / "index.html").read_bytes() == before
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.torch
+
 lora = importlib.import_module("lora")
 PRESET = lora.PRESETS["smoke"]
 

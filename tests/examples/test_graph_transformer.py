@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.torch
+
 gt: ModuleType = importlib.import_module("graph-transformer")
 
 

@@ -11,6 +11,8 @@ import torch
 from lab.data.scenes import make_scenes
 from torchvision.ops import box_iou, generalized_box_iou
 
+pytestmark = pytest.mark.torch
+
 dino = importlib.import_module("mask-dino")
 PRESET = dino.PRESETS["smoke"]
 

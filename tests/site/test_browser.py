@@ -12,16 +12,18 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from axe_core_python.sync_playwright import Axe
-from conftest import ROOT, needs_chromium
-from playwright.sync_api import Browser, Page
+from conftest import ROOT, no_chromium
 
-from scripts import runs
 from scripts.benchmarks.search import serving
 from scripts.project import Project
+from scripts.runs.state import states
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
@@ -32,7 +34,7 @@ TEMPLATES = {
     "downloads": "downloads/",
 }  # fmt: skip
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    are_run = all(state.status == "ok" for state in runs.states(Project(ROOT), "quick", "cpu").values())
+    are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
     for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
         made = ROOT / "build" / name
@@ -96,6 +98,8 @@ def test_a_page_asks_no_other_host_and_reports_no_error(template: str, page: Pag
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_axe_finds_no_violation(template: str, scheme: str, browser: Browser, address: str) -> None:
+    from axe_core_python.sync_playwright import Axe
+
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address + TEMPLATES[template], wait_until="networkidle")

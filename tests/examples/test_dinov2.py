@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+pytestmark = pytest.mark.torch
+
 dinov2 = importlib.import_module("dinov2")
 PRESET = dinov2.PRESETS["smoke"]
 

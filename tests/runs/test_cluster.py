@@ -28,10 +28,13 @@ import pytest
 import yaml
 from conftest import ROOT, Command, edit
 
-from scripts import execute, runs, shared
 from scripts.project import Project
+from scripts.runs import cache as shared
+from scripts.runs import job, schedule
+from scripts.runs.record import SUMS, seal
+from scripts.runs.state import SECONDS_LIMIT, Target, state, target
 
-SLURM = execute.PROFILES / "slurm"
+SLURM = schedule.PROFILES / "slurm"
 
 
 def has_plugin(name: str) -> bool:
@@ -72,13 +75,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def alpha(project: Project) -> runs.Target:
-    return runs.target(project, "alpha", "quick", "cpu")
+def alpha(project: Project) -> Target:
+    return target(project, "alpha", "quick", "cpu")
 
 
-def run_alpha(project: Project) -> runs.Target:
+def run_alpha(project: Project) -> Target:
     wanted = alpha(project)
-    assert execute.execute(project, wanted.slug, wanted.key) == 0
+    assert job.execute(project, wanted.slug, wanted.key) == 0
     return wanted
 
 
@@ -100,20 +103,20 @@ def test_a_run_of_another_machine_is_taken_and_its_script_does_not_run(
     other = Project(tmp_path / "other")
     shutil.copytree(tiny.root, other.root)
     wanted = run_alpha(tiny)
-    monkeypatch.setattr(execute, "_run_script", no_script)
+    monkeypatch.setattr(job, "_run_script", no_script)
     run_alpha(other)
     assert contents(other.runs) == contents(tiny.runs) == contents(cache)
-    assert runs.state(other, wanted).status == "ok"
+    assert state(other, wanted).status == "ok"
 
 
 def test_runs_that_are_all_in_the_cache_need_no_scheduler(
     tiny: Project, cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for slug in ("alpha", "beta"):
-        assert execute.execute(tiny, slug, runs.target(tiny, slug, "quick", "cpu").key) == 0
+        assert job.execute(tiny, slug, target(tiny, slug, "quick", "cpu").key) == 0
     forget_runs(tiny)
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "_snakemake", no_script)
+        patch.setattr(schedule, "_snakemake", no_script)
         done = command("run", "--device", "cpu")
     assert (done.returncode, done.stdout) == (0, "2 examples, 2 from the run cache, all up to date\n")
     assert command("run", "--device", "cpu").stdout == "2 examples, all up to date\n"
@@ -142,7 +145,7 @@ def test_a_damaged_run_in_the_cache_is_ignored_and_replaced(damage: str, tiny: P
         case "figure edited":
             (folder / "figures/margin.dark.svg").write_text("<svg/>")
         case "sums gone":
-            (folder / runs.SUMS).unlink()
+            (folder / SUMS).unlink()
         case _:
             shutil.rmtree(folder)
             folder.mkdir()
@@ -159,7 +162,7 @@ def test_the_run_of_the_machine_that_was_first_stays(tiny: Project, cache: Path)
     record = cache / "alpha" / wanted.key / "record.json"
     before = record.stat()
     edit(wanted.record(tiny), '"seconds": 0.1', '"seconds": 0.7')
-    runs.seal(wanted.folder(tiny))
+    seal(wanted.folder(tiny))
     shared.put(tiny, wanted)
     assert record.stat() == before
     shared.land(wanted.folder(tiny), cache / "alpha" / wanted.key)  # it came while this one was copied
@@ -208,7 +211,7 @@ def test_a_cache_that_cannot_be_used_costs_one_line_of_warning_and_no_run(
     if trouble == "a file":
         cache.write_text("")
     wanted = run_alpha(tiny)
-    assert runs.state(tiny, wanted).status == "ok"
+    assert state(tiny, wanted).status == "ok"
     reason = {
         "not there": "No such file or directory",
         "a file": "Not a directory",
@@ -223,9 +226,9 @@ def test_a_run_under_way_elsewhere_is_not_forgotten_with_the_old_ones(tiny: Proj
     dead = tiny.runs / "alpha/.full-cuda-ba9876543210.part"
     for folder in (under_way, dead):
         folder.mkdir(parents=True)
-    long_ago = time.time() - 2 * runs.SECONDS_LIMIT["full"]
+    long_ago = time.time() - 2 * SECONDS_LIMIT["full"]
     os.utime(dead, (long_ago, long_ago))
-    for i in range(execute.KEPT_RUNS + 1):
+    for i in range(job.KEPT_RUNS + 1):
         edit(tiny.examples / "alpha.py", "It measures" + " " * i, "It measures" + " " * (i + 1))
         run_alpha(tiny)
     assert under_way.exists()
@@ -236,8 +239,8 @@ def test_a_run_under_way_elsewhere_is_not_forgotten_with_the_old_ones(tiny: Proj
 
 
 def test_a_run_on_a_gpu_asks_for_one_and_a_run_on_a_cpu_for_none() -> None:
-    assert execute.gpus_asked("full-cuda-0123456789ab") == 1
-    assert execute.gpus_asked("quick-cpu-0123456789ab") is None
+    assert schedule.gpus_asked("full-cuda-0123456789ab") == 1
+    assert schedule.gpus_asked("quick-cpu-0123456789ab") is None
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
@@ -245,9 +248,9 @@ def test_a_scheduler_is_asked_for_more_minutes_than_a_run_may_take(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = f"{preset}-cpu-0123456789ab"
-    assert execute.minutes_asked(key) * 60 - runs.SECONDS_LIMIT[preset] == execute.MINUTES_AROUND * 60
+    assert schedule.minutes_asked(key) * 60 - SECONDS_LIMIT[preset] == schedule.MINUTES_AROUND * 60
     monkeypatch.setenv("EXAMPLE_SECONDS_LIMIT", "61")
-    assert execute.minutes_asked(key) == 2 + execute.MINUTES_AROUND
+    assert schedule.minutes_asked(key) == 2 + schedule.MINUTES_AROUND
 
 
 def test_an_unknown_profile_is_named_with_those_there_are(command: Command) -> None:
@@ -257,8 +260,8 @@ def test_an_unknown_profile_is_named_with_those_there_are(command: Command) -> N
 
 
 def test_a_profile_is_found_by_its_name_and_by_its_folder(tmp_path: Path) -> None:
-    assert execute.profile_folder("slurm") == SLURM
-    assert execute.profile_folder(str(quick_profile(tmp_path / "slurm"))) == tmp_path / "slurm"
+    assert schedule.profile_folder("slurm") == SLURM
+    assert schedule.profile_folder(str(quick_profile(tmp_path / "slurm"))) == tmp_path / "slurm"
 
 
 def test_a_profile_names_the_environment_variable_that_it_lacks(
@@ -304,7 +307,7 @@ def test_slurm_is_asked_for_memory_minutes_and_a_gpu_only_by_a_run_on_a_gpu(
     asked = first.split(" --wrap")[0].split()
     assert [option for option in asked if "gpu" in option] == ["--gpus=1"] * gpus
     assert asked[asked.index("--mem") + 1] == "8000"
-    assert asked[asked.index("-t") + 1] == str(runs.SECONDS_LIMIT["quick"] // 60 + execute.MINUTES_AROUND)
+    assert asked[asked.index("-t") + 1] == str(SECONDS_LIMIT["quick"] // 60 + schedule.MINUTES_AROUND)
     assert "--mem 16000" in second
     assert "-p" not in asked
 
@@ -354,7 +357,7 @@ class Cluster:
 
 
 def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300).stdout
 
 
 def free_ports(count: int) -> list[int]:
@@ -421,7 +424,7 @@ def daemon(folder: Path, name: str, *options: str) -> Iterator[None]:
                 process.wait()
 
 
-def wait_until(ready: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(ready: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "the cluster did not come up"
@@ -436,8 +439,8 @@ def test_examples_run_on_slurm_and_leave_their_records(tiny: Project, command: C
     done = command("run", *where)
     assert done.returncode == 0, done.stderr
     assert "2 examples, 2 to run, by the profile slurm" in done.stdout
-    targets = execute.wanted_targets(tiny, ["alpha", "beta"], "smoke", "cuda")
-    assert [runs.state(tiny, wanted).status for wanted in targets] == ["ok", "ok"]
+    targets = schedule.wanted_targets(tiny, ["alpha", "beta"], "smoke", "cuda")
+    assert [state(tiny, wanted).status for wanted in targets] == ["ok", "ok"]
     jobs = cluster.jobs()
     assert [(job["JobState"], job["TresPerJob"]) for job in jobs] == [("COMPLETED", "gres:gpu:1")] * 2
     assert (tiny.build / "logs/beta.log").read_text().strip() in {f"job {job['JobId']}" for job in jobs}
@@ -452,9 +455,9 @@ def test_an_example_that_fails_on_slurm_is_told_and_the_others_run(
     done = command("run", "--preset", "smoke", "--device", "cpu", "--profile", str(cluster.profile), "--jobs", "2")
     assert done.returncode == 1
     assert "failed: alpha, see build/logs/alpha.log" in done.stderr
-    alpha, beta = execute.wanted_targets(tiny, ["alpha", "beta"], "smoke", "cpu")
-    assert "RuntimeError: the oven is cold" in runs.state(tiny, alpha).error
-    assert runs.state(tiny, beta).status == "ok"
+    alpha, beta = schedule.wanted_targets(tiny, ["alpha", "beta"], "smoke", "cpu")
+    assert "RuntimeError: the oven is cold" in state(tiny, alpha).error
+    assert state(tiny, beta).status == "ok"
     jobs = cluster.jobs()
     assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "FAILED", "FAILED"]
     assert not any("TresPerJob" in job for job in jobs)
@@ -565,7 +568,7 @@ def run_in_pods(project: Project, device: str, *options: str) -> subprocess.Comp
     where = ["--preset", "smoke", "--device", device, "--profile", "kubernetes", *options]
     return subprocess.run(
         [sys.executable, "-m", "scripts", "run", *where],
-        cwd=project.root, capture_output=True, text=True, check=False, timeout=300,
+        cwd=project.root, capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
 
 
@@ -580,8 +583,8 @@ def test_examples_run_in_pods_and_come_back_through_the_cache(
 ) -> None:
     done = run_in_pods(managed, device)
     assert done.returncode == 0, done.stderr + logs(kubernetes)
-    targets = execute.wanted_targets(managed, ["alpha", "beta"], "smoke", device)
-    assert [runs.state(managed, wanted).status for wanted in targets] == ["ok", "ok"]
+    targets = schedule.wanted_targets(managed, ["alpha", "beta"], "smoke", device)
+    assert [state(managed, wanted).status for wanted in targets] == ["ok", "ok"]
     assert all(contents(wanted.folder(managed)) == contents(cache / wanted.slug / wanted.key) for wanted in targets)
     containers = [job["spec"]["template"]["spec"]["containers"][0] for job in kubernetes.jobs.values()]
     assert [container["image"] for container in containers] == ["i:1", "i:1"]
@@ -612,7 +615,7 @@ def test_two_jobs_that_make_the_same_run_do_not_disturb_each_other(tiny: Project
     edit(tiny.examples / "alpha.py", "    write(", "    import time; time.sleep(0.5)\n    write(")
     wanted = alpha(tiny)
     with concurrent.futures.ThreadPoolExecutor(3) as jobs:
-        codes = list(jobs.map(lambda _: execute.execute(tiny, wanted.slug, wanted.key), range(3)))
+        codes = list(jobs.map(lambda _: job.execute(tiny, wanted.slug, wanted.key), range(3)))
     assert codes == [0, 0, 0]
-    assert runs.state(tiny, wanted).status == "ok"
+    assert state(tiny, wanted).status == "ok"
     assert [path.name for path in (tiny.runs / "alpha").iterdir()] == [wanted.key]

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
+pytestmark = pytest.mark.torch
+
 centernet = importlib.import_module("centernet")
 
 

@@ -9,6 +9,8 @@ from lab.data.brain import TUMOUR, BrainSlices
 from lab.training import count_parameters
 from torch import nn
 
+pytestmark = pytest.mark.torch
+
 attention_unet = importlib.import_module("attention-unet")
 WIDTHS = (4, 6, 8, 10)
 

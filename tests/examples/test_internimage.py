@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.torch
+
 intern: ModuleType = importlib.import_module("internimage")
 
 

@@ -12,6 +12,8 @@ from lab.data.brain import RIM, TUMOUR, BrainSlices
 from lab.training import count_parameters
 from torch import nn
 
+pytestmark = pytest.mark.torch
+
 ou = importlib.import_module("optimized-unet")
 BASE, QUICK = ou.ARMS["base"], ou.PRESETS["quick"]
 

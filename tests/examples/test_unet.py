@@ -6,8 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scripts.architectures.unet import ValidUNet
 from torch import nn
+
+from scripts.architectures.definitions.unet import ValidUNet
+
+pytestmark = pytest.mark.torch
 
 unet = importlib.import_module("unet")
 WIDTHS = (4, 6, 8, 10)  # three poolings

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
+pytestmark = pytest.mark.torch
+
 im = importlib.import_module("improved-mask-rcnn")
 
 

@@ -10,18 +10,23 @@ from pathlib import Path
 import pytest
 from conftest import Command, edit
 
-from scripts import execute, runs, site
+from scripts.fingerprint import local_imports
 from scripts.project import Project
+from scripts.runs import job, schedule
+from scripts.runs.record import seal
+from scripts.runs.state import example_slugs, last_good, state, states, target
+from scripts.site.gather import gather
+from scripts.site.render import render
 
 
 def keys(project: Project, preset: str = "quick", device: str = "cpu") -> dict[str, str]:
-    return {slug: runs.target(project, slug, preset, device).key for slug in runs.example_slugs(project)}
+    return {slug: target(project, slug, preset, device).key for slug in example_slugs(project)}
 
 
 def test_imports_are_followed_through_modules_and_packages(tiny: Project) -> None:
     (tiny.examples / "lab/extra.py").write_text("from .deep import x\n")
     (tiny.examples / "lab/deep.py").write_text("import json\n")
-    found = runs.local_imports(tiny.examples / "beta.py", tiny.examples)
+    found = local_imports(tiny.examples / "beta.py", tiny.examples)
     names = sorted(path.relative_to(tiny.examples).as_posix() for path in found)
     assert names == ["lab/__init__.py", "lab/deep.py", "lab/extra.py", "lab/record.py"]
 
@@ -85,9 +90,9 @@ def test_a_failed_example_keeps_its_last_good_figures_and_does_not_stop_the_othe
     assert done.returncode == 1
     assert "beta: done" in done.stdout
     assert "failed: alpha, see build/logs/alpha.log" in done.stderr
-    state = runs.states(tiny)["alpha"]
-    assert (state.status, state.record is not None) == ("failed", True)
-    assert "RuntimeError: the oven is cold" in state.error
+    run = states(tiny)["alpha"]
+    assert (run.status, run.record is not None) == ("failed", True)
+    assert "RuntimeError: the oven is cold" in run.error
     assert command("build").returncode == 0
     page = (tiny.docs / "models/alpha.md").read_text("utf-8")
     assert "The latest run of this example failed." in page
@@ -102,39 +107,37 @@ def test_a_repaired_example_is_no_longer_marked(tiny: Project, command: Command)
     assert command("run").returncode == 1
     edit(tiny.examples / "alpha.py", "    1 / 0\n", "")
     assert command("run").returncode == 0
-    assert runs.states(tiny)["alpha"].status == "ok"
+    assert states(tiny)["alpha"].status == "ok"
 
 
 def test_an_example_that_hangs_is_stopped_at_the_time_limit(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit(tiny.examples / "alpha.py", "    write(", "    import time; time.sleep(60)\n    write(")
+    edit(tiny.examples / "alpha.py", "    write(", "    import time; time.sleep(24 * 3600)\n    write(")
     monkeypatch.setenv("EXAMPLE_SECONDS_LIMIT", "2")
-    started = time.monotonic()
     assert command("run", "alpha").returncode == 1
-    assert time.monotonic() - started < 30
-    assert runs.states(tiny)["alpha"].error[-1] == "stopped at the time limit of 2 s"
+    assert states(tiny)["alpha"].error[-1] == "stopped at the time limit of 2 s"
 
 
 def test_a_run_without_a_record_counts_as_failed(tiny: Project, command: Command) -> None:
     edit(tiny.examples / "alpha.py", '    write("alpha"', '    return\n    write("alpha"')
     assert command("run", "alpha").returncode == 1
-    assert runs.states(tiny)["alpha"].error == ("it ended without a complete record.json",)
+    assert states(tiny)["alpha"].error == ("it ended without a complete record.json",)
 
 
 @pytest.mark.parametrize("damage", ["cut", "lacking", "figure"])
 def test_a_damaged_record_is_made_again(damage: str, tiny: Project, command: Command) -> None:
     command("run")
-    path = execute.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
+    path = schedule.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
     if damage == "cut":
         path.write_text(path.read_text()[:100])
     elif damage == "lacking":
         path.write_text("{}")
     else:
         (path.parent / "figures/margin.dark.svg").unlink()
-    assert runs.states(tiny)["alpha"].status == "not run"
+    assert states(tiny)["alpha"].status == "not run"
     assert "alpha: done" in command("run").stdout
-    assert runs.states(tiny)["alpha"].status == "ok"
+    assert states(tiny)["alpha"].status == "ok"
 
 
 def test_an_unknown_example_is_named_with_those_there_are(command: Command) -> None:
@@ -143,41 +146,42 @@ def test_an_unknown_example_is_named_with_those_there_are(command: Command) -> N
 
 
 def test_old_runs_are_forgotten_but_the_newest_few(tiny: Project) -> None:
-    for i in range(execute.KEPT_RUNS + 2):
+    for i in range(job.KEPT_RUNS + 2):
         edit(tiny.examples / "lab/extra.py", f"{1 + i}.0, 2.0", f"{2 + i}.0, 2.0")
-        wanted = runs.target(tiny, "beta", "quick", "cpu")
-        assert execute.execute(tiny, wanted.slug, wanted.key) == 0
+        wanted = target(tiny, "beta", "quick", "cpu")
+        assert job.execute(tiny, wanted.slug, wanted.key) == 0
     folders = [path for path in (tiny.runs / "beta").iterdir() if path.is_dir()]
-    assert len(folders) == execute.KEPT_RUNS
+    assert len(folders) == job.KEPT_RUNS
     assert wanted.folder(tiny) in folders
 
 
 def test_of_the_good_runs_that_started_last_counts_whatever_the_dates_of_the_files_are(tiny: Project) -> None:
     for day in (2, 1):
         edit(tiny.examples / "lab/extra.py", f"VALUES = [{3 - day}.0", f"VALUES = [{4 - day}.0")
-        wanted = runs.target(tiny, "beta", "quick", "cpu")
-        assert execute.execute(tiny, wanted.slug, wanted.key) == 0
+        wanted = target(tiny, "beta", "quick", "cpu")
+        assert job.execute(tiny, wanted.slug, wanted.key) == 0
         edit(wanted.record(tiny), "2026-01-01", f"2026-01-0{day}")
-        runs.seal(wanted.folder(tiny))
-    record, _ = runs.last_good(tiny, "beta") or ({}, None)
-    assert record["started"].startswith("2026-01-02")
+        seal(wanted.folder(tiny))
+    found = last_good(tiny, "beta")
+    assert found is not None
+    assert found[0].started.startswith("2026-01-02")
 
 
 def test_a_run_that_is_under_way_is_told_apart_from_one_that_was_killed(tiny: Project) -> None:
-    wanted = runs.target(tiny, "alpha", "quick", "cpu")
+    wanted = target(tiny, "alpha", "quick", "cpu")
     mark = tiny.runs / "alpha/running.json"
     mark.parent.mkdir(parents=True)
     mark.write_text(json.dumps({"key": wanted.key, "pid": os.getpid()}))
-    assert runs.state(tiny, wanted).status == "running"
+    assert state(tiny, wanted).status == "running"
     mark.write_text(json.dumps({"key": wanted.key, "pid": 2**22 + 1}))
-    assert runs.state(tiny, wanted, queued=True).status == "queued"
+    assert state(tiny, wanted, queued=True).status == "queued"
     elsewhere = {"key": wanted.key, "pid": 2**22 + 1, "host": "another machine"}
     mark.write_text(json.dumps(elsewhere | {"started": time.time() - 60}))
-    assert runs.state(tiny, wanted).status == "running"
+    assert state(tiny, wanted).status == "running"
     mark.write_text(json.dumps(elsewhere | {"started": time.time() - 7 * 24 * 3600}))
-    assert runs.state(tiny, wanted).status == "not run"
+    assert state(tiny, wanted).status == "not run"
 
 
 def test_the_page_of_a_queued_example_says_so(tiny: Project) -> None:
-    site.render(tiny, site.gather(tiny, queued=True))
+    render(tiny, gather(tiny, queued=True))
     assert "<strong>Queued.</strong> This page refreshes" in Path(tiny.docs / "models/alpha.md").read_text("utf-8")

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
 
+pytestmark = pytest.mark.torch
+
 rcnn = importlib.import_module("mask-rcnn")
 
 

@@ -17,6 +17,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, nms, roi_align
 
+pytestmark = pytest.mark.torch
+
 rcnn = importlib.import_module("faster-rcnn")
 
 
