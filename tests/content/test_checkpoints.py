@@ -59,7 +59,7 @@ class Stated(NamedTuple):
 
     def but(self, **changes: Any) -> Stated:
         """The same with other fields of `load` or `input`, as a careless edit would leave it."""
-        load = {key: value for key, value in changes.items() if key in ("name", "class_")}
+        load = {key: value for key, value in changes.items() if key in ("name", "class_", "least")}
         input_ = {key: value for key, value in changes.items() if key not in load}
         checkpoint = self.checkpoint.model_copy(
             update={
@@ -289,6 +289,60 @@ def test_monai_has_the_classes() -> None:
 def test_a_wrong_class_of_monai_is_found() -> None:
     assert list(monai_problems(one_of("timm").but(class_="NoNet")))
     assert not list(monai_problems(one_of("timm").but(class_="DynUNet")))
+
+
+# any library
+
+
+def everyone() -> list[Any]:
+    return [
+        each
+        for name in sorted({c.load.library for card in library().cards.values() for c in card.checkpoints.values()})
+        for each in stated(name)
+    ]
+
+
+def general_problems(told: Stated) -> Iterator[str]:
+    """What holds whoever loads it: mean and deviation fit the values that go in, and the release has the weights."""
+    input_, load = told.checkpoint.input, told.checkpoint.load
+    if len(input_.mean) != len(input_.deviation):
+        yield f"{len(input_.mean)} figures of the mean, {len(input_.deviation)} of the deviation"
+    if any(value > input_.range[1] for value in (*input_.mean, *input_.deviation)):
+        yield f"mean {input_.mean} and deviation {input_.deviation} are not of values up to {input_.range[1]:g}"
+    if told.release.weights == "none":
+        yield f"the release {told.release.name!r} has no weights"
+    if told.release.variants and told.checkpoint.system.split("/")[0] not in told.release.variants:
+        yield f"the release {told.release.name!r} does not hold {told.checkpoint.system}"
+    if load.library in INSTALLED and load.least and release(INSTALLED[load.library]) < release(load.least):
+        yield f"{load.library} {load.least} is wanted, {INSTALLED[load.library]} installed"
+
+
+INSTALLED = {each.__name__: each.__version__ for each in (monai, timm, torchvision, transformers)}
+
+
+def release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+@pytest.mark.parametrize("told", everyone())
+def test_a_checkpoint_is_of_its_release_and_takes_what_can_be(told: Stated) -> None:
+    assert not list(general_problems(told))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"mean": (0.1, 0.1)}, {"mean": (123.7, 116.3, 103.5)}, {"deviation": ()}, {"least": "99.0"}],
+    ids=str,
+)
+def test_a_line_that_cannot_be_is_found(broken: dict[str, Any]) -> None:
+    assert list(general_problems(one_of("timm").but(**broken)))
+
+
+@pytest.mark.parametrize("broken", [{"weights": "none"}, {"variants": ("another",)}], ids=str)
+def test_a_release_without_the_weights_is_found(broken: dict[str, Any]) -> None:
+    told = one_of("timm")
+    licences = told.card.licences.model_copy(update={"releases": (told.release.model_copy(update=broken),)})
+    assert list(general_problems(Stated(told.card.model_copy(update={"licences": licences}), told.key)))
 
 
 # the best of a card
