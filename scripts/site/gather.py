@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from scripts.evidence.checks import check_library
 from scripts.evidence.knowledge import About, Knowledge
 from scripts.project import Project
 from scripts.runs.state import Run, example_slugs, states
+from scripts.site.commit import own_commit
 
 
 class BrokenCardsError(Exception):
@@ -68,11 +68,8 @@ def gather(
 
 def _generated(project: Project) -> dict[str, str]:
     """What the site was generated from; no clock, so that the same input gives the same bytes."""
-    git = subprocess.run(
-        ["git", "-C", str(project.root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    commit = {"commit": git.stdout.strip()} if git.returncode == 0 else {}
-    return {"name": about(project).slug, "schema": "1", **commit}
+    commit = own_commit(project)
+    return {"name": about(project).slug, "schema": "1", **({"commit": commit} if commit else {})}
 
 
 def about(project: Project) -> About:
