@@ -5,7 +5,7 @@ JOBS ?= $(shell "$(PYTHON)" -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: site serve preview figures measure benchmarks check test lint tools lighthouse requirements clean
+.PHONY: site serve preview figures measure benchmarks check test test-fast lint tools lighthouse requirements clean
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
@@ -38,6 +38,9 @@ check: .venv/.cards
 
 test: .venv/.test lint tools
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-fast: .venv/.test # within a minute: what needs neither torch nor a browser
+	@$(BIN)/python -m pytest -q -m "not torch and not browser and not slow"
 
 lint: .venv/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,43 @@ class Done:
 
 
 Command = Callable[..., Done]
+
+
+WITH_TORCH = (TESTS / "examples", TESTS / "lab")
+"""Folders whose tests all need torch; elsewhere a module or a test has the mark."""
+MARKED = re.compile(r"^pytestmark = .*pytest\.mark\.torch\b", re.MULTILINE)
+
+
+def without_torch(config: pytest.Config) -> bool:
+    """Whether tests that need torch are left out, as `make test-fast` does."""
+    return "not torch" in config.option.markexpr
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs torch by its folder."""
+    if any(item.path.is_relative_to(folder) for folder in WITH_TORCH):
+        item.add_marker("torch")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where tests that need torch are left out, their modules are not imported: they would import torch."""
+    if not without_torch(config):
+        return None
+    marked = collection_path.suffix == ".py" and MARKED.search(collection_path.read_text("utf-8"))
+    return True if marked or collection_path in WITH_TORCH else None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Raises UsageError where a module of tests imports torch and is not marked."""
+    if without_torch(session.config) and "torch" in sys.modules:
+        raise pytest.UsageError("a module of tests imports torch: it needs the line pytestmark = pytest.mark.torch")
+
+
+@pytest.fixture(autouse=True)
+def no_torch_unsaid(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that imports torch has to say so by its mark."""
+    yield
+    assert not without_torch(request.config) or "torch" not in sys.modules, "it needs pytest.mark.torch"
 
 
 @pytest.fixture(autouse=True)
