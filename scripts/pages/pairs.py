@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scripts.cards.library import Library
 from scripts.cards.schema import Card
 from scripts.cards.vocabulary import Metric
 from scripts.evidence import terms
@@ -19,6 +20,10 @@ from scripts.pages.writer import Writer, common
 
 LEADING_TASKS = 2
 """Two models are weighed against each other if they share one of so many tasks that each is made for first."""
+
+
+MOST_PAIRS = 300
+"""Pages of pairs: they grow with the square of the number of models."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,20 @@ class Row:
     apart: str
 
 
-def pairs(knowledge: Knowledge) -> Iterator[tuple[Card, Card]]:
-    """The pairs that a reader would weigh, the older model first."""
-    ordered = sorted(knowledge.cards, key=lambda card: (card.introduction.year, card.slug))
-    for a, b in itertools.combinations(ordered, 2):
-        if set(a.tasks[:LEADING_TASKS]) & set(b.tasks[:LEADING_TASKS]):
-            yield a, b
+def pairs(knowledge: Knowledge) -> tuple[tuple[Card, Card], ...]:
+    """The pairs that a reader would weigh, the older model first; of very many models those of the newest."""
+    return _pairs(knowledge.library)
+
+
+@functools.lru_cache(maxsize=2)
+def _pairs(library: Library) -> tuple[tuple[Card, Card], ...]:
+    newest = sorted(library.cards.values(), key=lambda card: (card.introduction.year, card.slug), reverse=True)
+    shared = (
+        (older, newer)
+        for newer, older in itertools.combinations(newest, 2)
+        if set(newer.tasks[:LEADING_TASKS]) & set(older.tasks[:LEADING_TASKS])
+    )
+    return tuple(itertools.islice(shared, MOST_PAIRS))
 
 
 def slug_of(a: Card, b: Card) -> str:
