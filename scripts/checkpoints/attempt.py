@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.cards.releases import Checkpoint
 from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, runner
-from scripts.checkpoints.snippets import FOLDERS
+from scripts.checkpoints.snippets import FOLDERS, brings_code
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,9 +29,11 @@ def refused(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint cannot be tried on a picture, before anything is loaded; None if it can be."""
     library = checkpoint.load.library
     if checkpoint.output not in ON_A_PICTURE:
-        return f"gives {checkpoint.output}; clips and volumes are not yet tried here"
+        return f"gives {checkpoint.output}; clips, volumes and keypoints are not yet tried here"
     if library not in LIBRARIES:
         return f"loads with {library}, which is not yet tried here"
+    if brings_code(checkpoint):
+        return "runs code that comes with the weights; read that code, then run the snippet of its page yourself"
     if importlib.util.find_spec(library) is None:
         return f"needs the package {library}: pip install {library}"
     return None

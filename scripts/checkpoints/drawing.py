@@ -135,6 +135,9 @@ def _middle(mask: Array) -> tuple[float, float]:
 
 def _label(draw: Any, place: tuple[float, float], text: str, colour: str, font: Any) -> None:
     text = text.encode("latin-1", "replace").decode("latin-1")[:40]  # the built-in font knows no more
+    width, height = draw.im.size
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    place = (max(0, min(place[0], width - right)), max(0, min(place[1], height - bottom)))  # within the picture
     left, top, right, bottom = draw.textbbox(place, text, font=font)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
     draw.text(place, text, fill="white" if colour not in ("#e69f00", "#56b4e9") else "black", font=font)

@@ -14,6 +14,7 @@ from scripts.checkpoints.snippets import snippet
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d5dae0, #3a4250); --soft: light-dark(#51606f, #a9b6c4); }
+body { background: light-dark(#fff, #16181d); color: light-dark(#16181d, #eef1f5); }
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 100rem; }
 main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; align-items: start; }
 article { border: 1px solid var(--line); border-radius: .3rem; padding: 0 1rem 1rem; min-width: 0; }
@@ -42,8 +43,8 @@ def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, ra
     warning = "<p class=failed>Random weights: what is shown says nothing of the models.</p>" if random else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(name)}, tried</title><style>{STYLE}</style></head><body>\n<h1>{escape(name)}</h1>\n"
-        f"<p class=facts>{escape(notes)}</p>{warning}\n<main>\n"
+        f"<title>{escape(name)}, tried</title><style>{STYLE}</style></head><body>\n<header><h1>{escape(name)}</h1>\n"
+        f"<p class=facts>{escape(notes)}</p>{warning}</header>\n<main>\n"
         f'<article><h2>The picture</h2><img src="{data_uri(picture.image)}" alt="The picture as it was given"></article>\n'
         + "\n".join(_article(each, picture, prompt) for each in tried)
         + "\n</main></body></html>\n"
@@ -53,7 +54,7 @@ def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, ra
 def _article(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     lines = snippet(tried.checkpoint)
     code = (
-        f"<details><summary>Load it yourself</summary><pre><code>{escape(lines)}</code></pre></details>"
+        f"<details><summary>Load it yourself</summary><pre tabindex=0><code>{escape(lines)}</code></pre></details>"
         if lines
         else ""
     )

@@ -23,7 +23,7 @@ TEXTS = ("a cat", "a person")
 
 ON_A_PICTURE: frozenset[Output] = frozenset({
     "classes", "boxes", "boxes and masks", "semantic map", "panoptic map", "masks of a prompt", "features", "depth",
-    "similarity to texts", "boxes of a text", "masks of a text", "keypoints",
+    "similarity to texts", "boxes of a text", "masks of a text",
 })  # fmt: skip
 
 

@@ -47,14 +47,20 @@ def _transformers(checkpoint: Checkpoint) -> list[str] | None:
         return None
     processor = processor_of(checkpoint)
     name = _quoted(checkpoint.load.name)
+    trusted = ", trust_remote_code=True" if brings_code(checkpoint) else ""
     return [
         f"from transformers import {processor}, {checkpoint.load.class_}",
         "from transformers.image_utils import load_image",
         'picture = load_image("picture.jpg")',
         f"processor = {processor}.from_pretrained({name})",
-        f"model = {checkpoint.load.class_}.from_pretrained({name}).requires_grad_(False)",
+        f"model = {checkpoint.load.class_}.from_pretrained({name}{trusted}).requires_grad_(False)",
         *ON_A_PICTURE[checkpoint.output](checkpoint),
     ]
+
+
+def brings_code(checkpoint: Checkpoint) -> bool:
+    """Whether the code of a model comes with its weights: the library has no class of it, only one that loads any."""
+    return checkpoint.load.library == "transformers" and checkpoint.load.class_.startswith("AutoModel")
 
 
 def processor_of(checkpoint: Checkpoint) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts.cards.library import load_library
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
-from scripts.checkpoints.snippets import snippet
+from scripts.checkpoints.snippets import brings_code, snippet
 from scripts.files import write
 
 SECONDS = 1800
@@ -48,8 +48,8 @@ def wanted(cards: Mapping[str, Card], shard: int = 0, of: int = 1) -> dict[str, 
 
 
 def is_open(checkpoint: Checkpoint) -> bool:
-    """Whether anyone can run it on a picture or on frames."""
-    return not checkpoint.gated and checkpoint.output != OF_VOLUMES
+    """Whether anyone can run it on a picture or on frames, without running code that someone put beside the weights."""
+    return not checkpoint.gated and not brings_code(checkpoint) and checkpoint.output != OF_VOLUMES
 
 
 def run(lines: str, seconds: float = SECONDS) -> str | None:

@@ -22,11 +22,11 @@ def write_snapshot(hub: Path, name: str, *parts: Any) -> Path:
     return folder
 
 
-def _labels(count: int) -> dict[str, Any]:
+def labels(count: int) -> dict[str, Any]:
     return {"id2label": {n: f"thing {n}" for n in range(count)}}
 
 
-def _swin() -> Any:
+def swin() -> Any:
     from transformers import SwinConfig
 
     return SwinConfig(
@@ -66,7 +66,7 @@ def detr(hub: Path, name: str) -> None:
     config = DetrConfig(
         backbone_config=backbone, use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, d_model=16,
         encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2,
-        decoder_attention_heads=2, num_queries=5, **_labels(6),
+        decoder_attention_heads=2, num_queries=5, **labels(6),
     )  # fmt: skip
     processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     write_snapshot(hub, name, DetrForObjectDetection(config), processor)
@@ -77,7 +77,7 @@ def vit(hub: Path, name: str) -> None:
 
     config = ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        **_labels(6),
+        **labels(6),
     )  # fmt: skip
     write_snapshot(hub, name, ViTForImageClassification(config), ViTImageProcessor(size={"height": 32, "width": 32}))
 
@@ -105,8 +105,8 @@ def mask2former(hub: Path, name: str) -> None:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
     config = Mask2FormerConfig(
-        backbone_config=_swin(), feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
-        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=5, **_labels(6),
+        backbone_config=swin(), feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=5, **labels(6),
     )  # fmt: skip
     processor = Mask2FormerImageProcessor(size={"height": 64, "width": 64}, num_labels=6)
     write_snapshot(hub, name, Mask2FormerForUniversalSegmentation(config), processor)
@@ -118,7 +118,7 @@ def eomt(hub: Path, name: str) -> None:
     split = "semantic" in name  # as the repositories on the hub say
     config = EomtConfig(
         image_size=64, patch_size=16, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_blocks=1,
-        num_queries=5, num_upscale_blocks=1, **_labels(6),
+        num_queries=5, num_upscale_blocks=1, **labels(6),
     )  # fmt: skip
     size = {"shortest_edge": 64, "longest_edge": None if split else 64}
     processor = EomtImageProcessor(size=size, do_split_image=split, do_pad=not split)
@@ -156,7 +156,7 @@ def grounding_dino(hub: Path, name: str) -> None:
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     config = GroundingDinoConfig(
-        backbone_config=_swin(), text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16,
+        backbone_config=swin(), text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16,
         decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=5, num_feature_levels=4,
     )  # fmt: skip
     images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
@@ -310,7 +310,7 @@ def vjepa2(hub: Path, name: str) -> None:
     config = VJEPA2Config(
         patch_size=16, crop_size=32, frames_per_clip=4, tubelet_size=2, hidden_size=24, num_attention_heads=2,
         num_hidden_layers=1, mlp_ratio=1, pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1,
-        pred_num_mask_tokens=2, num_pooler_layers=1, **_labels(6),
+        pred_num_mask_tokens=2, num_pooler_layers=1, **labels(6),
     )  # fmt: skip
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     made = VJEPA2ForVideoClassification if "fpc64" not in name else VJEPA2Model

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from snapshots import WRITERS, write_timm, write_torchvision
+from snapshots import write_timm, write_torchvision
+from snapshots_of_all import WRITERS
 from test_snippets import CHECKPOINTS, checkpoint
 from test_snippets_run import KINDS, VISION, counts
 
@@ -164,9 +165,10 @@ def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: 
 
 def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
     assert refused(checkpoint("transformers", "Any", "any", "masks of a clip")) == (
-        "gives masks of a clip; clips and volumes are not yet tried here"
+        "gives masks of a clip; clips, volumes and keypoints are not yet tried here"
     )
     assert "mmdet" in str(refused(checkpoint("mmdet", "any", "any", "boxes")))
+    assert "code that comes with" in str(refused(checkpoint("transformers", "AutoModelForX", "any", "classes")))
     assert refused(checkpoint("timm", "create_model", "any", "classes")) is None
 
 

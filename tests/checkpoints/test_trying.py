@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from snapshots import WRITERS
+from snapshots_of_all import WRITERS
 from test_snippets import CARDS, CHECKPOINTS, checkpoint
 
 from scripts.checkpoints import trying
@@ -58,9 +58,9 @@ def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
     assert chosen == []
     assert len(problems) == 6
     assert problems[0].startswith("none: no such card; there are ")
-    assert problems[1] == "v-jepa2: gives features of a clip; clips and volumes are not yet tried here"
+    assert problems[1] == "v-jepa2: gives features of a clip; clips, volumes and keypoints are not yet tried here"
     assert problems[2] == "co-detr: loads with mmdet, which is not yet tried here"
-    assert problems[3] == "sam2/tiny-video: gives masks of a clip; clips and volumes are not yet tried here"
+    assert problems[3] == "sam2/tiny-video: gives masks of a clip; clips, volumes and keypoints are not yet tried here"
     assert problems[4].startswith("sam2/none: no such checkpoint; it has sam2/tiny-video, ")
     assert problems[5] == "none/any: no such checkpoint"
 
