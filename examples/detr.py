@@ -65,7 +65,7 @@ PRESETS = {"smoke": Preset(32, hidden=32), "quick": Preset(), "full": Preset(128
 # Which prediction answers for which object? The cost of a pair weighs the probability of the right class against the
 # distance of the boxes (Section 3.1), and the assignment $\hat\sigma$ of lowest total cost is taken (Eq. 1):
 # $$\mathcal{L}_{match}(y_i, \hat y_j) = -\hat p_j(c_i) + \lambda_{L1} \lVert b_i - \hat b_j \rVert_1
-# - \lambda_{iou} \mathrm{GIoU}(b_i, \hat b_j)$$
+# {} - \lambda_{iou} \mathrm{GIoU}(b_i, \hat b_j)$$
 # Below, query 0 is the cheapest for both objects (`<` marks the assignment): only one of them gets it.
 
 

@@ -131,7 +131,7 @@ class UNet(nn.Module):
 # ## The loss on the ranked regions
 # The challenge ranks regions that lie within each other, so each has its own sigmoid and its own loss:
 # $$\mathcal L = \sum_{r}\left(1 - \frac{2\sum_i p_{r,i}\,y_{r,i}}{\sum_i p_{r,i} + \sum_i y_{r,i}}\right)
-# + \sum_{r}\mathrm{BCE}(p_r, y_r)$$
+# {} + \sum_{r}\mathrm{BCE}(p_r, y_r)$$
 # The control changes outputs and loss together: one softmax over background, rim and core, with the cross entropy alone.
 
 

@@ -62,7 +62,7 @@ PRESETS = {
 # A patch is flattened to a vector of $P^2 C$ numbers and projected to $D$. A learned *class* token goes in front, from
 # which the class is read at the end, and a learned vector for each place is added (Eq. 1):
 # $$\mathbf{z}_0 = [\mathbf{x}_{class};\ \mathbf{x}_p^1\mathbf{E};\ \dots;\ \mathbf{x}_p^N\mathbf{E}]
-# + \mathbf{E}_{pos}$$
+# {} + \mathbf{E}_{pos}$$
 
 
 # %%
