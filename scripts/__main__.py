@@ -153,8 +153,10 @@ def build(project: Project, options: argparse.Namespace) -> int:
 def write_schema(project: Project) -> int:
     """Write model_cards/card.schema.json."""
     from scripts.cards.json_schema import card_schema
+    from scripts.cards.library import load_vocabulary
 
-    write(project.cards / "card.schema.json", card_schema().encode())
+    words, *_ = load_vocabulary(project.cards, project.root)
+    write(project.cards / "card.schema.json", card_schema(words).encode())
     return 0
 
 

@@ -16,8 +16,11 @@ from conftest import ROOT, TINY
 from node_tools import NODE, TOOLS, needs_node_tools
 
 from scripts.cards.json_schema import card_schema, fields
+from scripts.cards.library import load_vocabulary
 
-SCHEMA = json.loads(card_schema())
+WORDS, *_ = load_vocabulary(ROOT / "model_cards", ROOT)
+
+SCHEMA = json.loads(card_schema(WORDS))
 
 
 @pytest.mark.parametrize(
