@@ -224,6 +224,13 @@ def test_an_exact_result_is_held_against_every_seed_of_another_one(seeds: tuple[
     assert turned is outcome
 
 
+def test_an_exact_result_contradicts_by_seeds_only_where_a_control_shows_the_effect() -> None:
+    results = {"x": result(0.5, exact=True), "y": result(0.9, 0.91, 0.92), "control": CONTROL}
+    for power, outcome in ((None, INCONCLUSIVE), (POWER, CONTRADICTS)):
+        runs = {"alpha": record(results, power=power)}
+        assert check_shown("alpha", Shown(result="x", above="y"), runs).outcome is outcome
+
+
 # two results
 
 
@@ -261,7 +268,7 @@ def test_two_runs_are_compared_in_the_same_measure_as_independent_samples() -> N
 def test_results_that_cannot_be_compared_say_why(bound: str, remark: str) -> None:
     runs = {
         "alpha": record({"ap": result(2, 3, 4, 5), "few": result(1, 2)}),
-        "beta": record({"ap": result(1, 2, 3), "time": result(0, 0)}),
+        "beta": record({"ap": result(1, 2, 3), "time": result(0, 0, 0, 0)}),
     }
     finding = check_shown("alpha", Shown(result="ap", above=bound), runs)
     assert (finding.outcome, finding.remark) == (NONE, remark)

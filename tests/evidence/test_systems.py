@@ -354,6 +354,16 @@ def test_a_variant_is_as_large_as_it_is_by_itself(
     assert (found.quantity.printed if found else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("framework", "at", "number"), [(None, "224 x 224", 1), ("Cascade", "224 x 224", 0), (None, "384 x 384", 0)]
+)
+def test_what_was_timed_here_is_the_variant_by_itself_at_its_input(
+    framework: str | None, at: str, number: int, backbone: tuple[Knowledge, Truth]
+) -> None:
+    of = systems.System("gamma", "t", framework, (None, None, None), at)
+    assert len(list(systems.measured_times(backbone[0], of))) == number
+
+
 def any_framework(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
     return (a.card, a.variant) == (b.card, b.variant) and (not with_input or a.input == b.input)
 
