@@ -8,7 +8,7 @@ new MutationObserver(nameLandmarks).observe(document.body, { childList: true, su
 
 // A link into something folded opens it; on paper everything is open, and in light colours.
 function reveal() {
-  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
   for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
   target?.querySelector(":scope > details")?.setAttribute("open", "");
   if (target) target.scrollIntoView();
