@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("picture", type=Path, metavar="PICTURE")
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
-    parser.add_argument("--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas")
+    parser.add_argument(
+        "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"
+    )
     parser.add_argument("--point", type=point, metavar="X,Y", help="a click, in pixels of the picture")
     parser.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around an object")
     parser.add_argument("--text", type=words, default=(), metavar="TEXTS", help='what to look for: "a cat, a person"')
