@@ -21,7 +21,9 @@ LIBRARY, _ = load_library(ROOT / "model_cards", ROOT)
 
 @pytest.mark.parametrize("slug", sorted(LIBRARY.cards))
 def test_every_card_has_a_variant_whose_anatomy_can_be_shown(slug: str) -> None:
-    assert studies.main_variant(LIBRARY.cards[slug]) is not None
+    card = LIBRARY.cards[slug]
+    countable = any(variant.count for variant in card.variants.values())
+    assert (studies.main_variant(card) is not None) is countable
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from scripts.architectures.definitions import (
     build,
     centernet,
     graph_transformer,
+    hugging_face,
     inputs,
     internimage,
-    libraries,
     lora,
     mask_dino,
 )
@@ -263,7 +263,7 @@ def test_detr_part_by_part_agrees_with_the_forward_pass_of_the_library() -> None
     detr = DetrForObjectDetection(config).eval().requires_grad_(False)
     images = torch.rand(2, 3, 64, 96)
     expected = detr(images)
-    torch.testing.assert_close(libraries.UnpaddedDETR(detr)(images), (expected.logits, expected.pred_boxes))
+    torch.testing.assert_close(hugging_face.UnpaddedDETR(detr)(images), (expected.logits, expected.pred_boxes))
 
 
 @pytest.mark.parametrize(

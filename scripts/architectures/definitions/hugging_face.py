@@ -310,7 +310,6 @@ def _vjepa2(width: int, heads: int, layers: int, ratio: float, size: Size) -> nn
 
 
 TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
-    **real_time_detrs.MODELS,
     "detr-resnet-50": partial(_detr, "resnet50", False),
     "detr-resnet-50-dc5": partial(_detr, "resnet50", True),
     "detr-resnet-101": partial(_detr, "resnet101", False),
@@ -352,4 +351,5 @@ TRANSFORMERS: Mapping[str, Callable[..., nn.Module]] = {
     "vjepa2-vit-large": partial(_vjepa2, 1024, 16, 24, 4.0),
     "vjepa2-vit-huge": partial(_vjepa2, 1280, 16, 32, 4.0),
     "vjepa2-vit-giant": partial(_vjepa2, 1408, 22, 40, 48 / 11),
+    **real_time_detrs.MODELS,
 }
