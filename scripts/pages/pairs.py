@@ -98,7 +98,7 @@ def rows(a: Card, b: Card, knowledge: Knowledge) -> list[Row]:
     words = knowledge.library.vocabulary
     best = [_best(card, knowledge) for card in (a, b)]
     found = []
-    for key in best[0].keys() & best[1].keys():
+    for key in (each for each in best[0] if each in best[1]):
         ours, theirs = best[0][key], best[1][key]
         metric = words.metric(ours.metric)
         where = " ".join(filter(None, [ours.conditions.dataset, ours.conditions.split]))

@@ -45,10 +45,11 @@ def _without_server(page: str, own: str) -> str:
 
 
 def _file_address(address: str, own: str) -> str:
-    path, mark, fragment = address.partition("#")
+    path = re.split(r"[?#]", address, maxsplit=1)[0]
+    rest = address[len(path) :]
     if OUTSIDE.match(address) or not path:
         return address
     if path.endswith(own):
         return "#"
     is_folder = path.endswith("/") or path.rpartition("/")[2] in (".", "..")
-    return f"{path.rstrip('/')}/index.html{mark}{fragment}" if is_folder else address
+    return f"{path.rstrip('/')}/index.html{rest}" if is_folder else address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -62,8 +63,8 @@ def test_figures_are_of_one_group_where_all_that_matters_agrees(tiny: Project) -
 
 
 def test_every_rule_refers_to_what_there_is(knowledge: Knowledge) -> None:
-    facts = [choices.facts(card, knowledge) for card in knowledge.cards]
-    asked = choices.content(knowledge)["questions"]
+    content = choices.content(knowledge)
+    facts, asked = content["candidates"], content["questions"]
     for question in (each for each in asked if "rule" in each):
         rule = question["rule"]
         assert all(rule["fact"] in each for each in facts)
@@ -84,15 +85,35 @@ def test_what_stands_for_a_list_of_options_is_spelled_out(knowledge: Knowledge) 
     assert not any(isinstance(each, str) for each in options.values())
 
 
-def test_an_image_rate_at_batch_one_counts_as_a_latency(knowledge: Knowledge) -> None:
+def candidate(knowledge: Knowledge, name: str) -> dict[str, Any]:
+    return next(each for each in choices.content(knowledge)["candidates"] if each["id"] == name)
+
+
+def test_a_rate_at_batch_one_counts_as_a_time_of_its_own_system(knowledge: Knowledge) -> None:
     card = knowledge.library.cards["detr"]
-    rates = [n for n in published(card) if n.metric == "fps" and n.conditions.batch == "1" and n.conditions.hardware]
-    fastest = max(rate.quantity.value for rate in rates if rate.conditions.hardware == "V100")
-    assert choices.facts(card, knowledge)["latency_ms"]["V100"] <= 1000 / fastest + 1e-9
+    checkpoint = card.checkpoints["r50"]
+    variant = checkpoint.system.partition("/")[0]
+    rates = [n for n in published(card) if n.variant == variant and n.metric == "fps" and n.conditions.batch == "1"]
+    on = {n.conditions.hardware: 1000 / n.quantity.value for n in rates}
+    times = candidate(knowledge, "detr/r50")["times"]
+    assert all(times[device] == pytest.approx(on[device]) for device in times.keys() & on.keys())
 
 
-def test_the_weight_of_a_model_is_four_bytes_for_each_parameter_of_its_smallest_size(knowledge: Knowledge) -> None:
-    assert choices.facts(knowledge.library.cards["vit"], knowledge)["weights_gb"] == pytest.approx(4 * 0.086)
+def test_the_weight_of_a_checkpoint_is_four_bytes_for_each_parameter_of_its_own_system(knowledge: Knowledge) -> None:
+    detector = candidate(knowledge, "d-fine/l-o365")
+    assert detector["weights_gb"] == pytest.approx(4 * 0.031, rel=0.02)
+    heavy = [
+        each
+        for each in choices.content(knowledge)["candidates"]
+        if each["slug"] == "swin" and "object detection" in each["tasks"]
+    ]
+    assert all(each["weights_gb"] is None or each["weights_gb"] > 4 * 0.04 for each in heavy), (
+        "a detector on Swin-T has 86 M"
+    )
+
+
+def test_a_card_without_weights_for_a_task_is_a_candidate_that_does_not_load(knowledge: Knowledge) -> None:
+    assert candidate(knowledge, "graph-transformer")["loads"] is False
 
 
 # licences
