@@ -9,6 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from scripts.project import Project
+from scripts.site.gather import settings as settings_of
+
 TEMPLATES = Path(__file__).parent / "templates"
 SHARED = ("overrides", "docs/assets", "docs/about", "requirements.txt", "requirements-run.txt")
 """Of this project, taken as they are."""
@@ -47,7 +50,7 @@ def _empty_project(root: Path, source: Path) -> Path:
         copy(source / name, root / name)
     for name in ("model_cards", "examples"):
         (root / name).mkdir()
-    settings = yaml.safe_load((source / "mkdocs.yml").read_text("utf-8"))
+    settings = settings_of(Project(source))
     settings["nav"] = [entry for entry in settings["nav"] if "Reference" not in entry]
     settings["plugins"] = [plugin for plugin in settings["plugins"] if plugin == "search"]
     (root / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")

@@ -94,7 +94,7 @@ def test_a_changed_definition_makes_all_counts_stale(tiny: Project, monkeypatch:
     before = counts.fingerprint(tiny)
     monkeypatch.setattr(fingerprint, "HERE", tiny.root)
     assert counts.fingerprint(tiny) == before
-    edit(tiny.root / "scripts/pages/home.py", '"""The page Home."""', '"""The first page."""')
+    edit(tiny.root / "scripts/pages/home.py", '"""The page Home: ', '"""The first page: ')
     assert counts.fingerprint(tiny) == before
     edit(tiny.root / "scripts/architectures/definitions/yolov8.py", "BINS = 16", "BINS = 32")
     assert counts.fingerprint(tiny) != before

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("like_ours", [False, True])
 def test_made_cards_have_no_error(like_ours: bool, tmp_path: Path) -> None:
-    projects.with_cards(tmp_path / "project", ROOT, 25, like_ours)
+    projects.with_cards(tmp_path / "project", ROOT, 40, like_ours)
     library, problems = checked_library(Project(tmp_path / "project"), {})
-    assert len(library.cards) == 25
+    assert len(library.cards) == 40
     assert [problem for problem in problems if problem.severity == "error"] == []
 
 

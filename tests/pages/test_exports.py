@@ -262,7 +262,7 @@ def test_the_archive_can_be_read_from_a_disk(guarded: Project, browser: Browser)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto((guarded.root / "unpacked/tiny/index.html").as_uri())
-    page.locator("a.tile-link").first.click()
+    page.locator("a[href$='models/alpha/index.html']:visible").first.click()
     page.wait_for_url("**/models/alpha/index.html")
     assert page.locator("h1").inner_text().startswith("Alpha")
     assert page.evaluate("document.styleSheets.length") >= 1
