@@ -256,4 +256,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
         os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once
+    from scripts.runs.process import end_on_signals
+
+    end_on_signals()
     sys.exit(main())

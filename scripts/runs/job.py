@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from scripts.files import write
 from scripts.machine import told
 from scripts.project import Project
-from scripts.runs import cache
+from scripts.runs import cache, process
 from scripts.runs.record import parse_record, seal
 from scripts.runs.state import KEY, SECONDS_LIMIT, Target, example_slugs
 
@@ -75,29 +74,16 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
     arguments = ["--preset", wanted.preset, "--device", wanted.device, "--out", str(out)]
     arguments += ["--claims"] if project.claims_of(wanted.slug).is_file() else []
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
+        code = process.run(
             [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],
-            stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
+            {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
+            stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root,
         )  # fmt: skip
-        code = _wait(process, limit)
     if code == 0:
         return []
     lines = [line for line in log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines() if line.strip()]
     reason = f"stopped at the time limit of {limit:.0f} s" if code is None else f"exit status {code}"
     return [*lines[-ERROR_LINES:], reason]
-
-
-def _wait(process: subprocess.Popen[bytes], limit: float) -> int | None:
-    """The exit status, or None if the limit came first; the script's whole process group ends with it."""
-    try:
-        return process.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _forget_old(marks: Path, key: str) -> None:
@@ -114,4 +100,5 @@ def _mark(path: Path, **content: object) -> None:
 
 
 if __name__ == "__main__":  # one job, called by the Snakefile
+    process.end_on_signals()
     sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

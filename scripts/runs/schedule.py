@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from scripts.fingerprint import HERE
 from scripts.machine import device_class
 from scripts.project import Project
-from scripts.runs import cache
+from scripts.runs import cache, process
 from scripts.runs.job import time_limit
 from scripts.runs.record import read_record
 from scripts.runs.state import Target, default_preset, target
@@ -88,12 +87,12 @@ def run_all(project: Project, targets: Sequence[Target], jobs: int | None, profi
     at_a_time = f"{jobs} at a time" if jobs else f"by the profile {profile.name if profile else ''}"
     print(f"{count}, {len(todo)} to run, {at_a_time}; logs in {project.build.name}/logs/", flush=True)
     started = time.monotonic()
-    done = subprocess.run(_snakemake(project, todo, jobs, profile), env=_environment(), check=False, cwd=project.root)
+    code = process.run(_snakemake(project, todo, jobs, profile), _environment(), cwd=project.root)
     failed = [wanted for wanted in missing(project, todo) if not cache.fetch(project, wanted)]
     print(f"{len(todo) - len(failed)} of {len(todo)} examples ran in {time.monotonic() - started:.0f} s", flush=True)
     for wanted in failed:
         print(f"failed: {wanted.slug}, see {project.build.name}/logs/{wanted.slug}.log", file=sys.stderr)
-    return 1 if failed or done.returncode else 0
+    return 1 if failed or code else 0
 
 
 def _snakemake(project: Project, todo: Sequence[Target], jobs: int | None, profile: Path | None) -> list[str]:
