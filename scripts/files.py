@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,31 @@ from typing import Any
 
 Texts = Mapping[str, str]
 """By path below docs/."""
+
+
+TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+"""What a terminal obeys: colours, moves of the cursor, titles of its window."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Other controls, what turns the direction of writing, and what is no character at all."""
+
+
+def printable(text: str) -> str:
+    """What a program printed, as it may stand on a page or a terminal: its letters, spaces and line ends.
+
+    What a terminal would obey is left out; of other controls the picture is shown, such as ␀.
+    """
+    lines = TERMINAL.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return UNPRINTABLE.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", lines)
+
+
+def printable_all(data: Any) -> Any:
+    """The same JSON with all its texts printable."""
+    if isinstance(data, dict):
+        return {key: printable_all(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [printable_all(value) for value in data]
+    return printable(data) if isinstance(data, str) else data
 
 
 def sha256(content: bytes) -> str:

@@ -69,7 +69,7 @@ def read(path: Path) -> list[Latency]:
         ValueError: the file is no record.
     """
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = files.printable_all(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return []
     names = {each.name for each in fields(Latency)}

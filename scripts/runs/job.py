@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.files import write
+from scripts.files import printable, write
 from scripts.machine import told
 from scripts.project import Project
 from scripts.runs import cache, process
@@ -19,6 +19,9 @@ from scripts.runs.record import parse_record, seal
 from scripts.runs.state import KEY, SECONDS_LIMIT, Target, example_slugs
 
 ERROR_LINES = 12
+
+LINE_LENGTH = 400
+"""Letters of a line of an error that are kept."""
 
 KEPT_RUNS = 3
 
@@ -81,9 +84,19 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
         )  # fmt: skip
     if code == 0:
         return []
-    lines = [line for line in log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines() if line.strip()]
     reason = f"stopped at the time limit of {limit:.0f} s" if code is None else f"exit status {code}"
-    return [*lines[-ERROR_LINES:], reason]
+    return [*_last_lines(log), reason]
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The end of a log, as it may stand on a page, of bounded length whatever was printed."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - ERROR_LINES * LINE_LENGTH * 8))
+        text = printable(stream.read().decode("utf-8", errors="replace"))
+    lines = [
+        line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]} ..." for line in text.split("\n") if line.strip()
+    ]
+    return lines[-ERROR_LINES:]
 
 
 def _forget_old(marks: Path, key: str) -> None:

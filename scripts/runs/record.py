@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scripts.files import sha256
+from scripts.files import printable_all, sha256
 
 Part = TypeVar("Part")
 
@@ -143,7 +143,7 @@ def read_record(path: Path) -> Record | None:
 def parse_record(path: Path) -> Record | None:
     """A run record, or None where there is none, or where it is cut off or lacks a figure."""
     try:
-        record = _record(json.loads(path.read_text("utf-8")))
+        record = _record(printable_all(json.loads(path.read_text("utf-8"))))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     drawn = [name for figure in record.figures for name in (figure.light, figure.dark)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scripts.files import printable
 from scripts.fingerprint import of_run
 from scripts.machine import device_class
 from scripts.project import Project
@@ -97,7 +98,7 @@ def state(project: Project, wanted: Target, queued: bool = False) -> Run:
     if running and _is_under_way(running):
         return Run(wanted.slug, "running", good, folder)
     if failed:
-        return Run(wanted.slug, "failed", good, folder, tuple(failed["error"]))
+        return Run(wanted.slug, "failed", good, folder, tuple(printable(str(line)) for line in failed.get("error", ())))
     return Run(wanted.slug, "queued" if queued else "not run", good, folder)
 
 
