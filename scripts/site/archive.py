@@ -8,8 +8,8 @@ from pathlib import Path
 
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 
-FEED = re.compile(r"<link rel=\"alternate\"[^>]*>\n?")
-"""A feed is of no use on a disk, and the theme would look for a sitemap beside it."""
+SERVED_ONLY = re.compile(r"<link rel=\"(?:alternate|preload)\"[^>]*>\n?")
+"""On a disk a feed is of no use, the theme would look for a sitemap beside it, and a browser refuses to load a font early."""
 ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
 
 OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
@@ -43,7 +43,7 @@ def _without_server(page: str, own: str) -> str:
         address = match[3] if match[3] is not None else match[4]
         return f'{match[1]}"{_file_address(address, own)}"'
 
-    return ADDRESS.sub(mended, FEED.sub("", page))
+    return ADDRESS.sub(mended, SERVED_ONLY.sub("", page))
 
 
 def _file_address(address: str, own: str) -> str:
