@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,19 +197,6 @@ def test_each_figure_of_our_examples_has_a_cell_that_draws_it(path: Path) -> Non
     assert names
     for name in names:
         assert sum(calls(cell, "figure", name) for cell in read) == 1, name
-
-
-def test_checking_and_rendering_import_no_torch(tiny: Project) -> None:
-    script = (
-        "import sys; from scripts.__main__ import main; codes = main(['check']), main(['render']);"
-        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'matplotlib', 'snakemake'} & set(sys.modules);"
-        "sys.exit(f'{codes} {heavy}' if heavy or any(codes) else 0)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tiny.root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_new_writes_a_card_and_an_example_that_pass_the_check(tiny: Project, command: Command) -> None:
