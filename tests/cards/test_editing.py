@@ -127,7 +127,7 @@ def test_the_server_finds_nothing_wrong_with_a_good_card(server: Server) -> None
     ("old", "new", "said"),
     [
         ("purpose: Finds", "purpse: Finds", "purpse"),
-        ("family: detection", "family: detecton", "detection"),
+        ("{type: inproceedings", "{type: inproceeding", "preprint"),
         ("    because: The margin is measured.", "    becuase: The margin is measured.", "becuase"),
         ("arxiv: \"2001.00001\"", "arxiv: arXiv:2001.00001", "pattern"),
     ],
@@ -143,13 +143,13 @@ def test_the_server_shows_a_mistake_where_it_stands(old: str, new: str, said: st
 
 @needs_node_tools
 def test_the_server_completes_fields_with_their_help_and_values(server: Server) -> None:
-    text = "# yaml-language-server: $schema=card.schema.json\nname: X\nfamily: \nlicences:\n  co\n"
+    text = "# yaml-language-server: $schema=card.schema.json\nname: X\nfamily: \nlicences:\n  co\nreferences:\n  x:\n    type: \n"
     uri = server.open("x.yml", text)
-    families = {item["label"] for item in server.at("completion", uri, 2, 8)["items"]}
-    assert {"detection", "video", "graph"} <= families
+    kinds = {item["label"] for item in server.at("completion", uri, 7, 10)["items"]}
+    assert {"article", "preprint", "software"} <= kinds
     inner = {item["label"]: item for item in server.at("completion", uri, 4, 4)["items"]}
     assert "SPDX id of the official code" in json.dumps(inner["code"]["documentation"])
-    top = {item["label"] for item in server.at("completion", uri, 5, 0)["items"]}
+    top = {item["label"] for item in server.at("completion", uri, 8, 0)["items"]}
     assert {"purpose", "concept", "pros", "cons"} <= top
 
 
