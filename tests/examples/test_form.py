@@ -21,6 +21,7 @@ READ, LONGEST, CLAIMS, IMPORTS = 220, 260, 300, 12
 LONGER = {
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
+    "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
 }
 Smoke = Callable[[str], dict[str, Any]]
