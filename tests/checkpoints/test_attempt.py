@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from published import CHECKPOINTS, checkpoint
 from snapshots import write_timm, write_torchvision
-from snapshots_of_all import WRITERS
-from test_snippets import CHECKPOINTS, checkpoint
-from test_snippets_run import KINDS, VISION, counts
+from snapshots_of_all import KINDS, VISION, WRITERS, counts
 
 from scripts.cards.releases import Checkpoint
 from scripts.checkpoints import runners

@@ -12,35 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published import CHECKPOINTS, checkpoint
 from snapshots import write_timm, write_torchvision
-from snapshots_of_all import WRITERS
-from test_snippets import CHECKPOINTS, checkpoint
+from snapshots_of_all import KINDS, VISION, WRITERS, counts, kinds
 
-from scripts.cards.releases import Checkpoint
 from scripts.checkpoints.snippets import CLIPS, LIBRARIES, brings_code, snippet
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
 
 HEIGHT, WIDTH = 80, 120  # of the photograph
 Names = dict[str, Any]
-
-ALSO = (  # kinds that cards may have, and those of today have not
-    checkpoint("transformers", "DetrForObjectDetection", "facebook/detr-resnet-50", "boxes"),
-    checkpoint("transformers", "ViTForImageClassification", "google/vit-base-patch16-224", "classes"),
-    checkpoint("transformers", "SamModel", "facebook/sam-vit-base", "masks of a prompt"),
-)
-
-
-def kinds() -> dict[str, Checkpoint]:
-    """The first checkpoint of each class and output of transformers."""
-    found: dict[str, Checkpoint] = {}
-    for each in (*CHECKPOINTS.values(), *ALSO):
-        if each.load.library == "transformers":
-            found.setdefault(f"{each.load.class_}, {each.output}", each)
-    return found
-
-
-KINDS = {name: each for name, each in kinds().items() if each.load.class_ in WRITERS}
 
 
 def run(lines: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
@@ -194,26 +175,6 @@ def test_a_snippet_of_timm_runs(
         assert names["features"].shape[:2] == (1, names["model"].patch_embed.num_patches + 1)
 
 
-VISION = {
-    "classes": ("torchvision.models", "mobilenet_v3_small", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
-    "semantic map": (
-        "torchvision.models.segmentation", "lraspp_mobilenet_v3_large",
-        "LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1",
-    ),
-    "boxes": (
-        "torchvision.models.detection", "fasterrcnn_mobilenet_v3_large_320_fpn",
-        "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1",
-    ),
-    "boxes and masks": (
-        "torchvision.models.detection", "maskrcnn_resnet50_fpn", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
-    ),
-    "keypoints": (
-        "torchvision.models.detection", "keypointrcnn_resnet50_fpn", "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1",
-    ),
-}  # fmt: skip
-"""Output -> the smallest model of torchvision that has it."""
-
-
 @pytest.mark.parametrize("output", VISION)
 def test_a_snippet_of_torchvision_runs(
     output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,11 +197,3 @@ def test_a_snippet_of_torchvision_runs(
         assert names["found"]["boxes"].shape == (len(names["found"]["scores"]), 4)
         assert ("masks" in names["found"]) == (output == "boxes and masks")
         assert ("keypoints" in names["found"]) == (output == "keypoints")
-
-
-def counts(weights: Any, folder: str) -> Names:
-    """How many classes, and keypoints, the weights are for."""
-    if folder == "torchvision.models":
-        return {}
-    keypoints = {"num_keypoints": len(weights.meta["keypoint_names"])} if "keypoint_names" in weights.meta else {}
-    return {"num_classes": len(weights.meta["categories"]), **keypoints}

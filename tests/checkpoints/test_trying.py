@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from published import CARDS, CHECKPOINTS, checkpoint
 from snapshots_of_all import WRITERS
-from test_snippets import CARDS, CHECKPOINTS, checkpoint
 
 from scripts.checkpoints import trying
 from scripts.checkpoints.attempt import refused
