@@ -34,7 +34,8 @@ def test_another_commit_is_told_in_the_interface(chain: Project) -> None:
     rendered(chain)
     git = ["git", "-C", str(chain.root), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "init", "-q", str(chain.root)], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run([*git, "add", chain.cards.name], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     rendered(chain)
     told = json.loads((chain.docs / "api" / "models.json").read_text("utf-8"))
