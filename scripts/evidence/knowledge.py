@@ -44,9 +44,12 @@ class About:
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with."""
+    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with.
+
+    Hashed by identity: it never changes.
+    """
 
     library: Library
     runs: Mapping[str, Run]
@@ -59,6 +62,8 @@ class Knowledge:
     about: About = About()
     claims: frozenset[str] = frozenset()
     """Slugs of the examples whose experiments have a file of their own."""
+    notebook: Callable[[str], str] = str
+    """The notebook (JSON) of an example, by slug."""
 
     @property
     def cards(self) -> list[Card]:
