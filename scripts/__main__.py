@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scripts.cards.problems import MAX_PROBLEMS, Problem
 from scripts.checkpoints.options import add_options
 from scripts.files import write
-from scripts.machine import told
+from scripts.machine import escape_what_cannot_be_shown, told
 from scripts.project import Project
 from scripts.runs.state import example_slugs, states
 from scripts.site.gather import BrokenCardsError, checked_library, gather, sound_library
@@ -253,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    escape_what_cannot_be_shown()
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
         os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import multiprocessing
 import platform
 import shutil
@@ -71,6 +72,17 @@ def told(command: Callable[[], int]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror}. {TOLD_ERRORS[error.errno]}", file=sys.stderr)
         return 1
+
+
+UTF_8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+"""Environment of a Python whose output this project reads, whatever the locale is."""
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Let a letter that the terminal does not know be printed as its number (`\\u2192`), not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def device_class(asked: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -22,7 +23,9 @@ def write_archive(site: Path, target: Path, folder: str) -> None:
     own = target.relative_to(site)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for path in files:
-            name = path.relative_to(site).as_posix()
+            name = os.fsencode(path.relative_to(site).as_posix()).decode(
+                errors="replace"
+            )  # UTF-8, whatever the locale is
             content = path.read_bytes()
             if path.suffix == ".html":
                 content = _without_server(content.decode("utf-8"), own.as_posix()).encode()
