@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import fcntl
 import itertools
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -17,10 +19,11 @@ import pytest
 from conftest import ROOT, Command, Done, copy_of_sources, edit, snapshot
 
 from scripts import exports
+from scripts.evidence import checks
 from scripts.machine import cores
 from scripts.pages import registry
 from scripts.project import Project
-from scripts.runs import schedule
+from scripts.runs import job, schedule
 from scripts.runs.state import states, target
 from scripts.site.alone import alone
 from scripts.site.gather import gather
@@ -155,3 +158,25 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert cores() == (1 if sys.platform == "linux" else 64)
+
+
+@pytest.mark.parametrize("year", [1970, 2199])
+def test_a_clock_that_is_years_off_is_a_warning_at_most(
+    year: int, tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Clock:
+            return cls(year, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(checks.dt, "datetime", Clock)
+    monkeypatch.setattr(time, "time", lambda: Clock.now(dt.UTC).timestamp())
+    done = command("check")
+    assert done.returncode == 0
+    assert ("is yet to come, by the clock of this machine" in done.stdout) == (year == 1970)
+    for slug in ("alpha", "beta"):
+        wanted = target(tiny, slug, "quick", "cpu")
+        assert job.execute(tiny, slug, wanted.key) == 0
+        os.utime(wanted.folder(tiny), (time.time(), time.time()))
+    assert {run.status for run in states(tiny, device="cpu").values()} == {"ok"}
+    assert command("render").returncode == 0
