@@ -16,6 +16,12 @@ ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
 OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
 
 
+def show_link(page: Path) -> None:
+    """Show what a page says of the archive: a comment until there is one, for MkDocs alone makes none."""
+    text = page.read_text("utf-8")
+    page.write_text(text.replace("<!-- archive ", "").replace(" archive -->", ""), "utf-8")
+
+
 def write_archive(site: Path, target: Path, folder: str) -> None:
     """Pack all files of a built site but the archive itself, into a folder of this name."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ def build(project: Project) -> bool:
     if not _has_search_plugin(project):
         _index_with_pagefind(aside)
     named = about(project)
+    archive.show_link(aside / "downloads/index.html")
     archive.write_archive(aside, aside / exports.archive_of(named), named.slug)
     stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
