@@ -1,7 +1,7 @@
 # `make site` sets up what it needs and builds the whole site with all figures; `make test` sets up and runs all tests.
 SHELL := /bin/bash
 PYTHON ?= python3
-JOBS ?= $(shell "$(PYTHON)" -c "import os; print(os.cpu_count() or 1)")
+JOBS ?= $(shell "$(PYTHON)" -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)")
 BIN := .venv/bin
 UV := 0.13.9
 

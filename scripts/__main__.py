@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from scripts.cards.problems import MAX_PROBLEMS, Problem
 from scripts.checkpoints.options import add_options
 from scripts.files import write
-from scripts.machine import told
+from scripts.machine import cores, escape_what_cannot_be_shown, told
 from scripts.project import Project
 from scripts.runs.state import example_slugs, states
+from scripts.site.alone import alone
 from scripts.site.gather import BrokenCardsError, checked_library, gather, sound_library
 
 if TYPE_CHECKING:
     from scripts.evidence.knowledge import Knowledge
 
-CORES = os.cpu_count() or 1
+CORES = cores()
 
 
 def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
@@ -194,10 +195,12 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
 
             return trying.try_picture(sound_library(project, {}, CORES).cards, options)
         case "render":
-            render(project, options)
+            with alone(project):
+                render(project, options)
             return 0
         case "build":
-            return build(project, options)
+            with alone(project):
+                return build(project, options)
         case "serve":
             from scripts.site import serve
 
@@ -253,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    escape_what_cannot_be_shown()
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
         os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once

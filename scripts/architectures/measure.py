@@ -27,7 +27,7 @@ from scripts.architectures.counts import first_line, needed
 from scripts.architectures.latency import Latency
 from scripts.cards.library import Library
 from scripts.cards.values import size_of
-from scripts.machine import device_class
+from scripts.machine import cores, device_class
 from scripts.project import Project
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "monai")
@@ -66,7 +66,7 @@ def measure(project: Project, library: Library, options: argparse.Namespace) -> 
         print("no counted architecture matches; name slugs of cards or builds, such as timm/", file=sys.stderr)
         return 1
     device = device_class(options.device)
-    threads = options.threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    threads = options.threads or cores()
     context = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
     context.set_forkserver_preload(list(PRELOADED))
     about = _asked(context, _describe, (device,), START_SECONDS)

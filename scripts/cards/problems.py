@@ -14,12 +14,17 @@ MAX_PROBLEMS = 50
 """Of one card: the rest are counted, not printed."""
 
 UNREADABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200d-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0e\ufeff\ufff0-\ufffb"
-    "\U000e0000-\U000e0fff\ud800-\udfff]|(?<![\u0600-\u08ff\u0900-\u0dff])\u200c|(?<![\u2000-\u32ff\U0001f000-\U0001ffff])\ufe0f"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff"
+    "\ufff0-\ufffb\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\ud800-\udfff]"
+    "|(?<![\u0600-\u08ff\u0900-\u0dff])\u200c"
+    "|(?<![\u0600-\u08ff\u0900-\u0dff\ufe0f\u2000-\u32ff\U0001f000-\U0001ffff])\u200d"
+    "|(?<![0-9#*\xa9\xae\u2000-\u32ff\U0001f000-\U0001ffff])[\ufe0e\ufe0f]"
+    "|(?<![\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\U000e0100-\U000e01ef]"
 )
 """Control characters, and those that are invisible or turn the direction of what follows.
 
-A non-joiner is right after a letter of a script that joins (Persian), and so is the mark that makes a symbol a picture."""
+Some are right after certain letters: joiners and non-joiners in scripts that join (Persian, Sinhala), joiners and the choice
+between symbol and picture after emoji, variants of a form after an ideograph (Japanese names)."""
 
 Path_ = tuple[str | int, ...]
 

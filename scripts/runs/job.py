@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from scripts.files import printable, write
-from scripts.machine import told
+from scripts.machine import UTF_8, escape_what_cannot_be_shown, told
 from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.record import parse_record, seal
@@ -79,7 +79,7 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
     with log.open("w", encoding="utf-8") as stream:
         code = process.run(
             [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],
-            {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
+            {**os.environ, **UTF_8, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
             stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root,
         )  # fmt: skip
     if code == 0:
@@ -113,5 +113,6 @@ def _mark(path: Path, **content: object) -> None:
 
 
 if __name__ == "__main__":  # one job, called by the Snakefile
+    escape_what_cannot_be_shown()
     process.end_on_signals()
     sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

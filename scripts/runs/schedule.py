@@ -12,12 +12,13 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.fingerprint import HERE
-from scripts.machine import device_class
+from scripts.machine import cores, device_class
 from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.job import time_limit
@@ -83,15 +84,19 @@ def run_all(project: Project, targets: Sequence[Target], jobs: int | None, profi
     if not todo:
         print(f"{count}, all up to date")
         return 0
-    jobs = jobs or (None if profile else os.cpu_count() or 1)
+    jobs = jobs or (None if profile else cores())
     at_a_time = f"{jobs} at a time" if jobs else f"by the profile {profile.name if profile else ''}"
     print(f"{count}, {len(todo)} to run, {at_a_time}; logs in {project.build.name}/logs/", flush=True)
+    _try_to_write(project)
     started = time.monotonic()
-    code = process.run(_snakemake(project, todo, jobs, profile), _environment(), cwd=project.root)
+    command = _snakemake(project, todo, jobs, profile)
+    code = process.run(command, _environment(project), cwd=project.root)
     failed = [wanted for wanted in missing(project, todo) if not cache.fetch(project, wanted)]
     print(f"{len(todo) - len(failed)} of {len(todo)} examples ran in {time.monotonic() - started:.0f} s", flush=True)
     for wanted in failed:
-        print(f"failed: {wanted.slug}, see {project.build.name}/logs/{wanted.slug}.log", file=sys.stderr)
+        log = project.build / "logs" / f"{wanted.slug}.log"
+        why = f"see {log.relative_to(project.root)}" if log.exists() else "before it began"
+        print(f"failed: {wanted.slug}, {why}", file=sys.stderr)
     return 1 if failed or code else 0
 
 
@@ -111,7 +116,16 @@ def _snakemake(project: Project, todo: Sequence[Target], jobs: int | None, profi
     return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), *where, *options, "--", *outputs]
 
 
-def _environment() -> dict[str, str]:
-    """Jobs find this package, wherever the project lies."""
+def _try_to_write(project: Project) -> None:
+    """Raises OSError where no run can be written; Snakemake itself would end without a word."""
+    for folder in (project.runs, project.build / "logs", project.root / ".snakemake"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def _environment(project: Project) -> dict[str, str]:
+    """Jobs find this package, wherever the project lies; and Snakemake has a cache where the home folder cannot be written."""
     paths = [str(HERE), os.environ.get("PYTHONPATH")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    caches = os.environ.get("XDG_CACHE_HOME") or str(project.build / "cache")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_CACHE_HOME": caches}

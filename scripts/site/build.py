@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scripts import exports
 from scripts.files import write
+from scripts.machine import UTF_8
 from scripts.project import Project
 from scripts.site import archive
 from scripts.site.gather import about, settings
@@ -33,7 +34,7 @@ def build(project: Project) -> bool:
     shutil.rmtree(aside, ignore_errors=True)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(aside)]
     done = subprocess.run(
-        command, cwd=project.root, capture_output=True, text=True, check=False, env=mkdocs_environment()
+        command, cwd=project.root, capture_output=True, encoding="utf-8", check=False, env=mkdocs_environment()
     )
     if done.returncode:
         shutil.rmtree(aside, ignore_errors=True)
@@ -44,6 +45,7 @@ def build(project: Project) -> bool:
     if not _has_search_plugin(project):
         _index_with_pagefind(aside)
     named = about(project)
+    archive.show_link(aside / "downloads/index.html")
     archive.write_archive(aside, aside / exports.archive_of(named), named.slug)
     stamp.unlink(missing_ok=True)  # whatever happens now, no site passes for one that it is not
     _swap(aside, project.site)
@@ -66,7 +68,7 @@ def _index_with_pagefind(site: Path) -> None:
     command = [sys.executable, "-m", "pagefind", "--silent", "--site", str(site)]
     command += ["--root-selector", "article.md-content__inner"]
     command += ["--exclude-selectors", "[data-search-exclude], .headerlink"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise RuntimeError(f"pagefind failed, the last good site is untouched:\n{done.stdout}{done.stderr}")
 
@@ -89,7 +91,7 @@ def _last(new: Path) -> Path:
 def mkdocs_environment() -> dict[str, str]:
     """MkDocs with dates from the sources, not from the clock, and without the notices of its makers."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
-    return {**os.environ, "SOURCE_DATE_EPOCH": epoch, "NO_MKDOCS_2_WARNING": "1"}
+    return {**os.environ, **UTF_8, "SOURCE_DATE_EPOCH": epoch, "NO_MKDOCS_2_WARNING": "1"}
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -110,5 +112,5 @@ def _inputs_digest(project: Project) -> str:
         path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
     for path in sorted([*files, project.root / "mkdocs.yml"]):
-        total.update(path.relative_to(project.root).as_posix().encode() + b"\0" + path.read_bytes())
+        total.update(os.fsencode(path.relative_to(project.root)) + b"\0" + path.read_bytes())
     return total.hexdigest()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from yaml_env_tag import construct_env_tag
 
 from scripts.architectures import counts, latency, studies
 from scripts.cards.library import Library, load_library
@@ -106,7 +107,8 @@ def settings(project: Project) -> dict[str, Any]:
 
 
 class _TagBlind(yaml.SafeLoader):
-    """Reads mkdocs.yml, whose tags (!ENV) mean something to MkDocs alone."""
+    """Reads mkdocs.yml with what it takes from the environment (!ENV); other tags mean something to MkDocs alone."""
 
 
 _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
+_TagBlind.add_constructor("!ENV", construct_env_tag)

@@ -217,6 +217,7 @@ def test_every_listed_file_is_made(tiny: Project, command: Command) -> None:
     for path in paths:
         assert (tiny.site / path).is_file(), path
         assert f"../{path}" in page
+    assert "<!--" not in page
 
 
 def test_the_archive_is_the_whole_site_but_itself_the_same_each_time(tiny: Project, command: Command) -> None:

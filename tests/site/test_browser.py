@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from conftest import ROOT, no_chromium
+from conftest import ROOT, copy_of_sources, no_chromium
 
 from scripts.benchmarks.search import serving
 from scripts.project import Project
@@ -40,13 +40,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
-    copy = tmp_path_factory.mktemp("project")
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
+    copy = copy_of_sources(tmp_path_factory.mktemp("copy") / "project")
     are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
     for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
