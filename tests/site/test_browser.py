@@ -325,3 +325,8 @@ def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, 
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
     assert sum(told.values()) <= 500_000, told
+
+
+def test_the_search_index_weighs_at_most_250_kilobytes(built: Path) -> None:
+    index = (built / "search/search_index.json").read_bytes()  # all of it is fetched before the first hit
+    assert len(gzip.compress(index)) <= 250_000
