@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.3
+WORD_THRESHOLD = 0.25
+"""From which score on a word of the text belongs to the name of a box."""
 MOST_THINGS = 40
 BEST = 5
 TEXTS = ("a cat", "a person")
@@ -38,7 +40,11 @@ class Runner:
 
 
 def runner(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
-    """Load a checkpoint; with `random`, its architecture without its weights."""
+    """Load a checkpoint; with `random`, its architecture with weights of chance, the same each time."""
+    if random:
+        import torch
+
+        torch.manual_seed(0)
     return LIBRARIES[checkpoint.load.library](checkpoint, image, prompt, device, random)
 
 
@@ -196,8 +202,8 @@ def _masks_of_a_text(r: Reading) -> Read:
 def _boxes_of_a_text(r: Reading) -> Read:
     def read(outputs: Any) -> Found:
         post = r.processor.post_process_grounded_object_detection
-        found = post(outputs, threshold=TEXT_THRESHOLD, target_sizes=[r.size])[0]
-        return things(found["text_labels"], found["scores"], found["boxes"])
+        found = post(outputs, threshold=TEXT_THRESHOLD, text_threshold=WORD_THRESHOLD, target_sizes=[r.size])[0]
+        return things([text or "unnamed" for text in found["text_labels"]], found["scores"], found["boxes"])
 
     return read
 
