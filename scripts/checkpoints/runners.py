@@ -105,13 +105,14 @@ class Reading:
 Read = Callable[[Any], Found]
 
 
-def _best(scores: torch.Tensor, name: Callable[[int], str]) -> Found:
-    best = scores.float().cpu().topk(min(BEST, len(scores)))
-    return Found(tuple(Thing(name(n), p) for n, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+def best(scores: torch.Tensor, name: Callable[[int], str]) -> Found:
+    """The likeliest classes."""
+    top = scores.float().cpu().topk(min(BEST, len(scores)))
+    return Found(tuple(Thing(name(n), p) for n, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)))
 
 
 def _classes(r: Reading) -> Read:
-    return lambda outputs: _best(outputs.logits[0].softmax(-1), r.name)
+    return lambda outputs: best(outputs.logits[0].softmax(-1), r.name)
 
 
 def _boxes(r: Reading) -> Read:
@@ -276,7 +277,7 @@ def _timm(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: st
         return Runner(lambda: model.forward_features(batch), lambda out: patches(out[0], *batch.shape[-2:]))
     subset = timm.data.infer_imagenet_subset(model)
     name = timm.data.ImageNetInfo(subset).index_to_description if subset else str
-    return Runner(lambda: model(batch), lambda out: _best(out[0].softmax(-1), name))
+    return Runner(lambda: model(batch), lambda out: best(out[0].softmax(-1), name))
 
 
 def _torchvision(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
@@ -291,7 +292,7 @@ def _torchvision(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, dev
     model = (make(weights=None, **options) if random else make(weights=weights)).eval().requires_grad_(False).to(device)
     picture = weights.transforms()(image).to(device)
     if checkpoint.output == "classes":
-        return Runner(lambda: model(picture[None]), lambda out: _best(out[0].softmax(-1), names.__getitem__))
+        return Runner(lambda: model(picture[None]), lambda out: best(out[0].softmax(-1), names.__getitem__))
     if checkpoint.output == "semantic map":
         return Runner(
             lambda: model(picture[None])["out"], lambda out: by_class(_enlarged(out, image), names.__getitem__)

@@ -33,7 +33,7 @@ def everything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tried(each: Checkpoint, photograph: Path, prompt: Prompt = PROMPT, random: bool = False) -> Attempt:
-    return attempt("a/b", each, open_picture(photograph).image, prompt, "cpu", random)
+    return attempt("a/b", each, open_picture(photograph), prompt, "cpu", random)
 
 
 def is_of_its_kind(found: Found, output: str) -> None:
