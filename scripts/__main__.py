@@ -143,7 +143,7 @@ def build(project: Project, options: argparse.Namespace) -> int:
         print("strict: the site was not built", file=sys.stderr)
         return 1
     try:
-        built = stage.build(project)
+        built = stage.build(project, options.builder)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -247,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
+    building.add_argument("--builder", choices=("mkdocs", "zensical"), default="mkdocs", help="of the pages")
     serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
     serving.add_argument("--port", type=int, default=8000)
     serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")

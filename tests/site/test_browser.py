@@ -184,7 +184,9 @@ def test_a_figure_is_shown_in_the_scheme_of_the_page_and_only_in_that(
 
 
 def test_every_link_within_the_site_leads_somewhere(built: Path, tmp_path: Path) -> None:
-    (tmp_path / "model-comparisons").symlink_to(built)  # what is not found anywhere is told by a page with whole addresses
+    (tmp_path / "model-comparisons").symlink_to(
+        built
+    )  # what is not found anywhere is told by a page with whole addresses
     lychee = Path(sys.executable).with_name("lychee")
     options = [
         "--offline",
