@@ -233,16 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--jobs", type=int, metavar="N", help="examples at a time: all cores, or as the profile says")
     running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
-    timing = commands.add_parser("measure", help="time the counted architectures on this machine")
-    timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    timing.add_argument("--models", nargs="+", default=(), metavar="NAME", help="cards, or builds that begin so")
-    timing.add_argument("--input", metavar="SIZE", help="in the place of the sizes of the cards: 224x224")
-    timing.add_argument("--batch", type=int, default=1, metavar="N")
-    timing.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    timing.add_argument("--repeats", type=int, default=30, metavar="N", help="runs at most, after the warm-up")
-    timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
-    timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
-    timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
+    _add_timing(commands.add_parser("measure", help="time the counted architectures on this machine"))
     add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
@@ -254,6 +245,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
     commands.add_parser("schema", help="write model_cards/card.schema.json")
     return parser
+
+
+def _add_timing(timing: argparse.ArgumentParser) -> None:
+    timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    timing.add_argument("--models", nargs="+", default=(), metavar="NAME", help="cards, or builds that begin so")
+    timing.add_argument("--input", metavar="SIZE", help="in the place of the sizes of the cards: 224x224")
+    timing.add_argument("--batch", type=int, default=1, metavar="N")
+    timing.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    timing.add_argument("--repeats", type=int, default=30, metavar="N", help="runs at most, after the warm-up")
+    timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
+    timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
+    timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
 
 
 if __name__ == "__main__":
