@@ -2,14 +2,15 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= $(shell "$(PYTHON)" -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)")
+BUILDER ?= mkdocs# or zensical
 BIN := .venv/bin
 UV := 0.13.9
 
 .PHONY: site serve preview figures measure benchmarks check test test-fast lint tools lighthouse requirements clean
 
-site: .venv/.run
+site: .venv/.run $(if $(filter zensical,$(BUILDER)),.venv/.zensical)
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build && exit $$ran
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build --builder $(BUILDER) && exit $$ran
 
 figures: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS)
@@ -60,6 +61,9 @@ lint: .venv/.test
 .venv/.cluster: .venv/.run requirements-cluster.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt && touch $@
 
+.venv/.zensical: .venv/.run requirements-zensical.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-zensical.txt && touch $@
+
 .venv/.test: .venv/.run requirements-test.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-test.txt && touch $@
 
@@ -79,6 +83,7 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra run -o requirements-run.txt && \
 	 $$compile --extra run --extra test -o requirements-test.txt && \
 	 $$compile --extra run --extra cluster -o requirements-cluster.txt && \
+	 $$compile --extra run --extra zensical -o requirements-zensical.txt && \
 	 $$compile --extra benchmarks -o requirements-benchmarks.txt
 
 clean:

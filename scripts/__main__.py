@@ -143,7 +143,7 @@ def build(project: Project, options: argparse.Namespace) -> int:
         print("strict: the site was not built", file=sys.stderr)
         return 1
     try:
-        built = stage.build(project)
+        built = stage.build(project, options.builder)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -233,7 +233,21 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--jobs", type=int, metavar="N", help="examples at a time: all cores, or as the profile says")
     running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
-    timing = commands.add_parser("measure", help="time the counted architectures on this machine")
+    _add_timing(commands.add_parser("measure", help="time the counted architectures on this machine"))
+    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
+    commands.add_parser("render", help="write the pages into docs/", parents=[which])
+    building = commands.add_parser("build", help="render and build site/", parents=[which])
+    building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
+    building.add_argument("--builder", choices=("mkdocs", "zensical"), default="mkdocs", help="of the pages")
+    serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
+    serving.add_argument("--port", type=int, default=8000)
+    serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
+    commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
+    commands.add_parser("schema", help="write model_cards/card.schema.json")
+    return parser
+
+
+def _add_timing(timing: argparse.ArgumentParser) -> None:
     timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     timing.add_argument("--models", nargs="+", default=(), metavar="NAME", help="cards, or builds that begin so")
     timing.add_argument("--input", metavar="SIZE", help="in the place of the sizes of the cards: 224x224")
@@ -243,16 +257,6 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
     timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
     timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
-    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
-    commands.add_parser("render", help="write the pages into docs/", parents=[which])
-    building = commands.add_parser("build", help="render and build site/", parents=[which])
-    building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
-    serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
-    serving.add_argument("--port", type=int, default=8000)
-    serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
-    commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
-    commands.add_parser("schema", help="write model_cards/card.schema.json")
-    return parser
 
 
 if __name__ == "__main__":

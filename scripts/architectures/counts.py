@@ -78,7 +78,7 @@ def first_line(error: Exception) -> str:
 
 
 def count(key: str) -> Counted:
-    """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.trace`.
+    """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.architectures.forward`.
 
     Raises:
         LookupError: the model is not known.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_MESSAGE = 600
@@ -92,3 +92,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     candidates = [other for other in itertools.islice(known, 5_000) if len(other) <= 100] if len(name) <= 100 else []
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(source: Source, where: Path_, kind: str, name: str, known: Collection[str]) -> Iterator[Problem]:
+    if name not in known:
+        yield source.problem(where, f"unknown {kind} {name!r}{nearest(name, known)}")

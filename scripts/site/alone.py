@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import sys
 from collections.abc import Iterator
 
@@ -12,14 +13,23 @@ from scripts.project import Project
 
 @contextlib.contextmanager
 def alone(project: Project) -> Iterator[None]:
-    """Wait until no other command writes; one that was killed writes no more. Some network disks know no locks: go on there."""
-    project.build.mkdir(parents=True, exist_ok=True)
-    with (project.build / "site.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another command is writing the pages; this one goes on after it", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
+    """Wait until no other command writes. The lock is on the folder of the project, and ends with the process that holds it.
+
+    Some network disks know no such locks: there the command goes on.
+    """
+    folder = os.open(project.root, os.O_RDONLY)
+    try:
+        _lock(folder)
         yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another command is writing the pages; this one goes on after it", file=sys.stderr, flush=True)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    except OSError:
+        pass
