@@ -9,7 +9,7 @@ UV := 0.13.9
 
 site: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build && exit $$ran
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && $(BIN)/python -m scripts build && exit $$ran
 
 figures: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS)

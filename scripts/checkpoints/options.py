@@ -43,3 +43,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="packaged: small ones of packages that pip fetches, relatives of the models; random: to test an installation",
     )
     parser.add_argument("--out", type=Path, default=Path("build/tried"), metavar="DIR", help="where the page goes")
+
+
+def add_photograph_options(parser: argparse.ArgumentParser) -> None:
+    """What the command `photographs` takes."""
+    parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs; all by default")
+    parser.add_argument("--fetch", action="store_true", help="download published weights that are not on this machine")
+    parser.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
