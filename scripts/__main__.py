@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cards.problems import MAX_PROBLEMS, Problem
-from scripts.checkpoints.options import add_options, add_photograph_options
+from scripts.checkpoints.options import add_commands
 from scripts.files import write
 from scripts.machine import cores, escape_what_cannot_be_shown, told
 from scripts.project import Project
@@ -247,9 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
     timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
     timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
-    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
-    shown = commands.add_parser("photographs", help="run the weights that are at hand on the photographs of the pages")
-    add_photograph_options(shown)
+    add_commands(commands)
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")

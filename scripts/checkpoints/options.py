@@ -1,4 +1,4 @@
-"""What `python -m scripts try` takes; light, since every command reads it."""
+"""What `python -m scripts try` and `photographs` take; light, since every command reads it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,14 @@ def box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that run weights."""
+    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
+    add_photograph_options(commands.add_parser("photographs", help="run weights at hand on the photographs of pages"))
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """What the command `try` takes."""
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="a picture, or a volume as NIfTI")
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(

@@ -34,7 +34,7 @@ from scripts.evidence.photographs import (
     every_weights,
     kept_folder,
     originals_folder,
-    own_folder,
+    own_folders,
     record_of,
 )
 from scripts.files import write
@@ -63,11 +63,10 @@ def photographs(project: Project, library: Library, options: argparse.Namespace)
         _write(originals, Looked(tuple(_original(key, path) for key, path in paths.items())))
     if not options.fetch:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes below: what is not in the cache is not asked for
-    failed = 0
+    failed, own = 0, own_folders(project, library)
     for id, weights in _wanted(library, options):
-        own = own_folder(project, library, id, weights)
-        folder = kept_folder(project, id) if options.keep else own
-        if not options.keep and (own / "record.json").is_file():
+        folder = kept_folder(project, id) if options.keep else own(id, weights)
+        if not options.keep and (folder / "record.json").is_file():
             continue
         began = time.perf_counter()
         looked = in_a_process(_look, weights, paths, device_class(options.device), options.fetch)

@@ -6,8 +6,7 @@ repository; those in `build/photographs/` are of this build, lie under their fin
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,16 +85,11 @@ def originals_folder(project: Project, library: Library) -> Path:
     return project.build / "photographs" / f"originals-{made_of}"
 
 
-def own_folder(project: Project, library: Library, id: str, weights: Weights) -> Path:
-    """Where a record of this build lies, by all that it depends on."""
-    asked = repr((weights, library.vocabulary.photographs))
-    made_of = sha256(f"{_code(project)}\n{asked}".encode())[:12]
-    return project.build / "photographs" / f"{id.replace('/', '-')}-{made_of}"
-
-
-@functools.cache
-def _code(project: Project) -> str:
-    return of_module(project, "scripts.checkpoints.showing")
+def own_folders(project: Project, library: Library) -> Callable[[str, Weights], Path]:
+    """Where the record of some weights lies that this build made, by all that it depends on."""
+    made_of = of_module(project, "scripts.checkpoints.showing")
+    asked, folder = library.vocabulary.photographs, project.build / "photographs"
+    return lambda id, weights: folder / f"{id.replace('/', '-')}-{made_of(weights, asked)}"
 
 
 def kept_folder(project: Project, id: str) -> Path:
@@ -104,10 +98,10 @@ def kept_folder(project: Project, id: str) -> Path:
 
 def read_all(project: Project, library: Library) -> Photographs:
     """All that is there."""
-    shown = []
+    shown, own = [], own_folders(project, library)
     for id, card, weights in every_weights(library):
-        own, kept = own_folder(project, library, id, weights), kept_folder(project, id)
-        for folder in (own, kept):
+        kept = kept_folder(project, id)
+        for folder in (own(id, weights), kept):
             if record := printable_all(read_json(folder / "record.json")):
                 shown.append(_shown(record, id, card, weights, folder, folder == kept))
                 break
