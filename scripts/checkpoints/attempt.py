@@ -26,20 +26,25 @@ REPEATS = 3
 ENOUGH_SECONDS = 2.0
 
 
-def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
-    """Why a checkpoint cannot be tried on something of a kind, before anything is loaded; None if it can be."""
-    library = checkpoint.load.library
+def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
+    """Why a checkpoint cannot be tried on something of a kind anywhere; None if it can be where its library is."""
     if checkpoint.output not in ON_A_PICTURE:
         return f"gives {checkpoint.output}; clips, volumes and keypoints are not yet tried here"
     if kind != "picture":
         return f"takes a picture, and this is a {kind}"
-    if library not in LIBRARIES:
-        return f"loads with {library}, which is not yet tried here"
+    if checkpoint.load.library not in LIBRARIES:
+        return f"loads with {checkpoint.load.library}, which is not yet tried here"
     if brings_code(checkpoint):
         return "runs code that comes with the weights; read that code, then run the snippet of its page yourself"
-    if importlib.util.find_spec(library) is None:
-        return f"needs the package {library}: pip install {library}"
     return None
+
+
+def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
+    """Why a checkpoint cannot be tried here, before anything is loaded; None if it can be."""
+    why, library = unfit(checkpoint, kind), checkpoint.load.library
+    if why is None and importlib.util.find_spec(library) is None:
+        return f"needs the package {library}: pip install {library}"
+    return why
 
 
 def attempt(

@@ -1,4 +1,4 @@
-"""What `python -m scripts try` takes; light, since every command reads it."""
+"""What `python -m scripts try` and `photographs` take; light, since every command reads it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,14 @@ def box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that run weights."""
+    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
+    add_photograph_options(commands.add_parser("photographs", help="run weights at hand on the photographs of pages"))
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """What the command `try` takes."""
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="a picture, or a volume as NIfTI")
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(
@@ -43,3 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="packaged: small ones of packages that pip fetches, relatives of the models; random: to test an installation",
     )
     parser.add_argument("--out", type=Path, default=Path("build/tried"), metavar="DIR", help="where the page goes")
+
+
+def add_photograph_options(parser: argparse.ArgumentParser) -> None:
+    """What the command `photographs` takes."""
+    parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs; all by default")
+    parser.add_argument("--fetch", action="store_true", help="download published weights that are not on this machine")
+    parser.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")

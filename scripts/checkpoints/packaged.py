@@ -54,7 +54,7 @@ def _brain_mask(path: Path, picture: Picture, device: str) -> Runner:
         brain = (large > 0).cpu().numpy()
         x, y, z = volume.millimetres
         millilitres = brain.sum() * x * y * z / 1000
-        return Found((Thing("brain", mask=volume.views(brain)),), remark=f"{millilitres:,.0f} ml of brain")
+        return Found((Thing("brain", mask=volume.views(brain)),), remark=f"{millilitres:,.0f} ml")
 
     return Runner(lambda: brain_unet(weights, x), read)
 
@@ -104,7 +104,7 @@ def _patch_tokens(path: Path, picture: Picture, device: str) -> Runner:
     assert not said["missing_keys"], said
     model = model.eval().requires_grad_(False).to(device)
     mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
-    x = ((_laid_out(picture, 14, 518) / 255 - mean) / deviation).to(device)
+    x = ((_laid_out(picture, 14, 448) / 255 - mean) / deviation).to(device)
     return Runner(lambda: model(x), lambda out: patches(out.last_hidden_state[0], *x.shape[2:]))
 
 

@@ -9,7 +9,7 @@ from html import escape
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.drawing import colour_of, data_uri, drawn
-from scripts.checkpoints.found import Attempt, Prompt
+from scripts.checkpoints.found import Attempt, Prompt, used
 from scripts.checkpoints.packaged import OUTPUTS
 from scripts.checkpoints.pictures import Picture
 from scripts.checkpoints.snippets import snippet
@@ -91,7 +91,7 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     if found is None:
         return f"<p class=failed>{escape(tried.attempt.error)}</p>"
     alt = f"{tried.output} by {tried.title}: " + (", ".join(each.name for each in found.things) or "see the remark")
-    shown = drawn(picture.image, found, _used(prompt, tried.output, picture)) if found.is_on_picture else None
+    shown = drawn(picture.image, found, used(prompt, tried.output, picture.image.size)) if found.is_on_picture else None
     image = f'<img src="{data_uri(shown)}" alt="{escape(alt)}">' if shown else ""
     rows = "".join(
         f'<li><span class=mark style="background:{colour_of(number)}"></span> {escape(thing.name)}'
@@ -103,21 +103,10 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     return f"{image}<p class=remark>{escape(remark)}</p>" + (f"<ol>{rows}</ol>" if rows else "")
 
 
-def _used(prompt: Prompt, output: str, picture: Picture) -> Prompt:
-    """The part of a prompt that a model was shown: a box, else a click, else one at the middle."""
-    if output != "masks of a prompt":
-        return Prompt()
-    middle = (picture.image.width / 2, picture.image.height / 2)
-    return Prompt(box=prompt.box) if prompt.box else Prompt(point=prompt.point or middle)
-
-
 def _legend(tried: Tried) -> str:
     found = tried.attempt.found
-    if found is not None and found.depth is not None:
-        return f"depth, brighter is larger: {tried.form}"
-    if found is not None and found.features is not None:
-        return "patch features: their first three principal components as red, green and blue"
-    return tried.output
+    depth = f": {tried.form}" if found and found.depth is not None else ""
+    return f"{found.legend}{depth}" if found and found.legend else tried.output
 
 
 def _facts(tried: Tried) -> str:

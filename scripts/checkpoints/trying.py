@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from typing import TypeVar
 
 from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
@@ -22,6 +23,7 @@ from scripts.checkpoints.report import Tried, page, tried, tried_packaged
 from scripts.files import write
 from scripts.machine import device_class
 
+T = TypeVar("T")
 Chosen = tuple[Card, str, Checkpoint]
 Tries = list[tuple[str, str, Callable[[], Tried]]]
 """Id, what is loaded, and what tries it in a process of its own."""
@@ -81,12 +83,17 @@ def _try_packaged(key: str, packaged: Packaged, *rest: object) -> Tried:
 
 
 def _apart(run: Callable[..., Attempt], id: str, *arguments: object) -> Attempt:
-    """An attempt in a process of its own: if the system ends that one, for want of memory, the others go on."""
+    done = in_a_process(run, id, *arguments)
+    return done or Attempt(id, error="its process was ended, most likely for want of memory")
+
+
+def in_a_process(run: Callable[..., T], *arguments: object) -> T | None:
+    """What a function returns in a process of its own; None if the system ends that one, so that others go on."""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(run, id, *arguments).result()
+            return pool.submit(run, *arguments).result()
     except BrokenProcessPool:
-        return Attempt(id, error="its process was ended, most likely for want of memory")
+        return None
 
 
 def choose_packaged(
@@ -128,7 +135,7 @@ def choose(
             problems.append(f"{slug}: no such card; there are {', '.join(cards)}")
         elif not card.checkpoints:
             problems.append(f"{slug}: its card names no checkpoint")
-        elif found := _easiest(card, kind):
+        elif found := easiest(card, kind):
             chosen.append((card, found, card.checkpoints[found]))
         else:
             problems.append(f"{slug}: {refused(next(iter(card.checkpoints.values())), kind)}")
@@ -145,6 +152,7 @@ def choose(
     return chosen, problems
 
 
-def _easiest(card: Card, kind: Kind) -> str | None:
+def easiest(card: Card, kind: Kind = "picture") -> str | None:
+    """The first checkpoint of a card that can be tried on something of a kind, one without a gate if there is one."""
     fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
     return next((key for key in fit if not card.checkpoints[key].gated), fit[0] if fit else None)

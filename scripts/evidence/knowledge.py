@@ -13,6 +13,7 @@ from scripts.architectures.studies import Studies
 from scripts.cards.library import Library
 from scripts.cards.numbers import Variant
 from scripts.cards.schema import Card
+from scripts.evidence.photographs import Photographs
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
 from scripts.runs.state import Run
@@ -64,6 +65,7 @@ class Knowledge:
     """Slugs of the examples whose experiments have a file of their own."""
     notebook: Callable[[str], str] = str
     """The notebook (JSON) of an example, by slug."""
+    photographs: Photographs = field(default_factory=Photographs)
 
     @property
     def cards(self) -> list[Card]:

@@ -12,6 +12,7 @@ from yaml_env_tag import construct_env_tag
 from scripts.architectures import counts, latency, studies
 from scripts.cards.library import Library, load_library
 from scripts.cards.problems import Problem
+from scripts.evidence import photographs
 from scripts.evidence.checks import check_library
 from scripts.evidence.knowledge import About, Knowledge
 from scripts.files import Dear
@@ -69,8 +70,9 @@ def gather(
     studied, timed = studies.read(project, library), latency.read_all(project)
     apart = frozenset(slug for slug in scripts if project.claims_of(slug).is_file())
     notebook = functools.partial(_notebook, project, scripts)
+    shown = photographs.read_all(project, library)
     return Knowledge(
-        library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart, notebook
+        library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart, notebook, shown
     )
 
 

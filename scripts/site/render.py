@@ -20,6 +20,8 @@ from scripts.pages.figures import drawings
 from scripts.project import Project
 from scripts.site.kept import kept, version
 
+PICTURES = "figures/photographs/"
+
 Makers = dict[str, Callable[[], Texts]]
 """What makes one file or some that belong together, by a name."""
 
@@ -57,8 +59,14 @@ def _write(project: Project, make: Callable[[], Texts]) -> tuple[list[str], int]
 
 
 def _figures(knowledge: Knowledge) -> dict[str, Path]:
-    """Where each figure of each run lies, by path below docs/."""
-    return {
+    """Where each figure of each run, and each picture of weights on photographs, lies, by path below docs/."""
+    photographs = knowledge.photographs
+    pictures = {
+        f"{PICTURES}originals/{each.file}": photographs.folder / each.file for each in photographs.originals.values()
+    }
+    for shown in photographs.shown:
+        pictures |= {f"{PICTURES}{shown.name}/{each.file}": shown.folder / each.file for each in shown.pictures}
+    return pictures | {
         f"figures/{slug}/{Path(drawn).name}": run.folder / "figures" / Path(drawn).name
         for slug, run in knowledge.runs.items()
         if run.record and run.folder

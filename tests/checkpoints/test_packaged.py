@@ -113,7 +113,7 @@ def test_a_brain_is_cut_where_the_network_says_and_measured(monkeypatch: pytest.
     assert brain.mask is not None
     assert brain.mask.shape == volume.image().size[::-1]
     assert 0.95 < brain.mask.sum() / (volume.views() > 50).sum() < 1.05
-    millilitres = re.fullmatch(r"([\d.,]+) ml of brain", found.remark)
+    millilitres = re.fullmatch(r"([\d.,]+) ml", found.remark)
     assert millilitres is not None
     assert float(millilitres[1]) == pytest.approx(10 * 12 * 8 * 2 / 1000, abs=0.6)
 
