@@ -76,7 +76,15 @@ def _imported_names(text: bytes, package: tuple[str, ...]) -> frozenset[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names |= _imported_by_name(node.value)
     return frozenset(names)
+
+
+def _imported_by_name(call: ast.Call) -> set[str]:
+    """The module that a call of `import_module` names: an example whose name has a hyphen is imported so."""
+    by_name = ast.unparse(call.func) in ("import_module", "importlib.import_module")
+    return {str(each.value) for each in call.args if isinstance(each, ast.Constant)} if by_name else set()
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:
