@@ -23,6 +23,7 @@ from scripts.pages import checkpoints, pairs
 from scripts.pages.environment import one_word, ordered, short, template
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
+from scripts.pages.previews import path_of
 from scripts.pages.scaling import sweep_view
 from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
@@ -177,7 +178,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
     return template("model.md.j2").render(
         common(knowledge, "../../", card) | {
             "card": card, "intro": card.introduction, "searched": searched(card), "run": run, "record": record,
-            "figures": figures, "hero": hero,
+            "figures": figures, "hero": hero, "image": path_of(card.slug if hero else "site"),
             "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
             "most": MOST_LEADING, "uses": terms.uses(card, knowledge), "weighed": _weighed(card, knowledge),
             "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": sum(len(claims) for *_, claims in sides),

@@ -12,13 +12,18 @@ from scripts.files import sha256, write
 
 def kept(folder: Path, made_of: str, make: Callable[[], str]) -> str:
     """What `make` returns, from the file in `folder` that is named by the hash of `made_of` where it is there."""
+    return kept_bytes(folder, made_of, lambda: make().encode()).decode()  # not as text, which would change line ends
+
+
+def kept_bytes(folder: Path, made_of: str, make: Callable[[], bytes]) -> bytes:
+    """The same of bytes."""
     path = folder / sha256(made_of.encode())[:24]
     try:
-        return path.read_bytes().decode()  # not as text, which would change line ends
+        return path.read_bytes()
     except OSError:
-        text = make()
-        write(path, text.encode())
-        return text
+        made = make()
+        write(path, made)
+        return made
 
 
 @functools.cache
