@@ -10,7 +10,7 @@ UV := 0.13.9
 
 site: .venv/.run $(if $(filter zensical,$(BUILDER)),.venv/.zensical)
 	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build --builder $(BUILDER) && exit $$ran
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && $(BIN)/python -m scripts build --builder $(BUILDER) && exit $$ran
 
 figures: .venv/.run
 	@$(BIN)/python -m scripts run --jobs $(JOBS)

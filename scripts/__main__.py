@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cards.problems import MAX_PROBLEMS, Problem
-from scripts.checkpoints.options import add_options
+from scripts.checkpoints.options import add_commands
 from scripts.files import write
 from scripts.machine import cores, speak_plainly, told
 from scripts.project import Project
@@ -193,7 +193,11 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
         case "try":
             from scripts.checkpoints import trying
 
-            return trying.try_picture(sound_library(project, {}, CORES).cards, options)
+            return trying.try_picture(sound_library(project, {}, CORES), options)
+        case "photographs":
+            from scripts.checkpoints import showing
+
+            return showing.photographs(project, sound_library(project, {}, CORES), options)
         case "render":
             with alone(project):
                 render(project, options)
@@ -234,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
     _add_timing(commands.add_parser("measure", help="time the counted architectures on this machine"))
-    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
+    add_commands(commands)
     commands.add_parser("render", help="write the pages into docs/", parents=[which])
     building = commands.add_parser("build", help="render and build site/", parents=[which])
     building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")

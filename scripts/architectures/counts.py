@@ -28,7 +28,7 @@ class Counted:
 
 def fingerprint(project: Project) -> str:
     """Of all that a count depends on: how it is made, our definitions, and the pinned libraries."""
-    return of_module(project, "scripts.architectures.forward")
+    return of_module(project, "scripts.architectures.forward")()
 
 
 def needed(library: Library) -> list[str]:

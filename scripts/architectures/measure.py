@@ -69,7 +69,7 @@ def measure(project: Project, library: Library, options: argparse.Namespace) -> 
     threads = options.threads or cores()
     context = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
     context.set_forkserver_preload(list(PRELOADED))
-    about = _asked(context, _describe, (device,), START_SECONDS)
+    about = _asked(context, describe, (device,), START_SECONDS)
     if isinstance(about, str):
         print(f"cannot use the device {device}: {about}", file=sys.stderr)
         return 1
@@ -150,7 +150,7 @@ def _answer(pipe: Connection, work: Any, arguments: tuple[Any, ...]) -> None:
         pipe.send(first_line(error) if isinstance(error, Exception) else type(error).__name__)
 
 
-def _describe(device: str) -> dict[str, Any]:
+def describe(device: str) -> dict[str, Any]:
     """Name of the device and what else identifies it."""
     import torch
 

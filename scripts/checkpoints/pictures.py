@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from scripts.checkpoints.volumes import SUFFIXES, Volume, read_volume
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,6 +18,9 @@ MOST_PIXELS = 89_478_485
 
 LONGEST = 2048
 """Longest side of a picture that is tried: masks of many objects have its size."""
+
+
+Kind = Literal["picture", "volume"]
 
 
 class UnfitPictureError(Exception):
@@ -27,8 +33,14 @@ class Picture:
 
     image: Image.Image
     notes: tuple[str, ...]
-    scale: float
+    scale: float = 1.0
     """Its size in that of the file: points and boxes of the reader are multiplied by it."""
+    volume: Volume | None = None
+    """What the picture shows slices of, if it is of a scan."""
+
+    @property
+    def kind(self) -> Kind:
+        return "volume" if self.volume else "picture"
 
 
 def open_picture(path: Path) -> Picture:
@@ -37,6 +49,8 @@ def open_picture(path: Path) -> Picture:
 
     if not path.is_file():
         raise UnfitPictureError(f"{path}: no such file")
+    if path.name.endswith(SUFFIXES):
+        return _scan(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is looked at below, or of no account
@@ -50,6 +64,14 @@ def open_picture(path: Path) -> Picture:
         raise UnfitPictureError(f"{path}: no picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UnfitPictureError(f"{path}: a broken picture: {' '.join(str(error).split())}") from None
+
+
+def _scan(path: Path) -> Picture:
+    try:
+        volume, notes = read_volume(path)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UnfitPictureError(f"{path}: a broken volume: {' '.join(str(error).split())}") from None
+    return Picture(volume.image(), notes, volume=volume)
 
 
 def _too_large(path: Path, size: str) -> str:

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from scripts.cards import prose
+from scripts.cards.schema import Reference
 from scripts.cards.values import si
 from scripts.evidence.runs import interval
 from scripts.evidence.verdicts import Verdict
@@ -88,6 +89,12 @@ def _authors(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
 
 
+def _appeared(reference: Reference) -> str:
+    """Where it appeared, and when; a venue that names its year says it alone."""
+    venue = reference.venue or ""
+    return venue if re.search(r"\b(19|20)\d\d\b", venue) else f"{venue}, {reference.year}".removeprefix(", ")
+
+
 def _licence(spdx: str) -> str:
     """`not stated` for LicenseRef-NotStated, `SAM-License (custom)`, `none published`; an SPDX id as it is."""
     if spdx == "none":
@@ -128,7 +135,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
         "short": short, "si": si, "band": band, "plain": prose.to_text, "slugify": slugify,
-        "authors": _authors, "licence": _licence, "heading": _heading,
+        "authors": _authors, "appeared": _appeared, "licence": _licence, "heading": _heading,
     }  # fmt: skip
     return environment
 

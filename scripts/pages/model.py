@@ -19,7 +19,7 @@ from scripts.evidence.systems import SIZES, cost
 from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
-from scripts.pages import checkpoints, pairs
+from scripts.pages import checkpoints, pairs, photographs
 from scripts.pages.environment import ordered, short, template
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
@@ -181,6 +181,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "sweeps": [sweep_view(sweep, knowledge) for sweep in knowledge.studies.of(card.slug)],
             "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card, knowledge.about.licence)),
             "bibtex": bibtex(card.references), "loading": checkpoints.view(card, knowledge),
+            "photographed": photographs.of_card(card, knowledge),
         }
     )  # fmt: skip
 

@@ -76,10 +76,11 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
     limit = time_limit(wanted.preset)
     arguments = ["--preset", wanted.preset, "--device", wanted.device, "--out", str(out)]
     arguments += ["--claims"] if project.claims_of(wanted.slug).is_file() else []
+    threads = {"OMP_NUM_THREADS": "1"} if wanted.device == "cpu" else {}  # as many runs at a time as there are cores
     with log.open("w", encoding="utf-8") as stream:
         code = process.run(
             [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],
-            {**os.environ, **UTF_8, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
+            {**os.environ, **UTF_8, **threads, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
             stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root,
         )  # fmt: skip
     if code == 0:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 
-from scripts.files import sha256, write
+from scripts.files import Dear, sha256, write
+from scripts.project import Project
 
 
-def kept(folder: Path, made_of: str, make: Callable[[], str]) -> str:
-    """What `make` returns, from the file in `folder` that is named by the hash of `made_of` where it is there."""
-    path = folder / sha256(made_of.encode())[:24]
+def kept(project: Project, dear: Dear) -> str:
+    """The text, from the file that is named by the hash of what it is made of, where that is there."""
+    path = project.build / "kept" / sha256(dear.made_of.encode())[:24]
     try:
         return path.read_bytes().decode()  # not as text, which would change line ends
     except OSError:
-        text = make()
+        text = dear.make()
         write(path, text.encode())
         return text
 

@@ -29,10 +29,11 @@ def everything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too unlikely to be found."""
     monkeypatch.setattr(runners, "THRESHOLD", 0.0)
     monkeypatch.setattr(runners, "TEXT_THRESHOLD", 0.0)
+    monkeypatch.setattr(runners, "WORD_THRESHOLD", 0.0)
 
 
 def tried(each: Checkpoint, photograph: Path, prompt: Prompt = PROMPT, random: bool = False) -> Attempt:
-    return attempt("a/b", each, open_picture(photograph).image, prompt, "cpu", random)
+    return attempt("a/b", each, open_picture(photograph), prompt, "cpu", random)
 
 
 def is_of_its_kind(found: Found, output: str) -> None:
@@ -150,6 +151,19 @@ def test_random_weights_need_the_small_files_only(caches: Path, photograph: Path
     WRITERS[each.load.class_](caches / "hub", each.load.name)
     next(caches.rglob("model.safetensors")).unlink()
     assert tried(each, photograph, random=True).error == ""
+
+
+def test_random_weights_are_the_same_each_time_and_each_of_their_boxes_has_a_name(
+    caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = KINDS["GroundingDinoForObjectDetection, boxes of a text"]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    monkeypatch.setattr(runners, "TEXT_THRESHOLD", 0.0)
+    monkeypatch.setattr(runners, "WORD_THRESHOLD", 1.0)  # no word is sure enough
+    first, second = (tried(each, photograph, random=True).found for _ in range(2))
+    assert first is not None
+    assert {thing.name for thing in first.things} == {"unnamed"}
+    assert first == second
 
 
 def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,13 +53,20 @@ def is_semantic(names: Names) -> None:
 
 
 def is_features(names: Names) -> None:
-    shapes = {
-        "dinov2": (1, 1 + 2 * 2, 16),  # class token, a patch for each 14 x 14 of 28 x 28 pixels
-        "dinov3_vit": (1, 1 + 4 + 4 * 4, 16),  # class token, four registers, a patch for each 16 x 16 of 64 x 64 pixels
-        "dinov3_convnext": (1, 1 + 2 * 2, 16),  # the mean, then a map at a stride of 32, row by row
-    }
-    assert names["outputs"].last_hidden_state.shape == shapes[names["model"].config.model_type]
-    assert names["outputs"].pooler_output.shape[0] == 1
+    tokens, pooled = names["outputs"].last_hidden_state, names["outputs"].pooler_output
+    height, width = names["processor"](names["picture"], return_tensors="pt")["pixel_values"].shape[-2:]
+    assert tokens.shape == (1, tokens_stated(names["checkpoint"].form, height, width), 16)
+    assert pooled.equal(tokens[:, 0])
+
+
+FIRST = {"class token": 1, "four register tokens": 4, "a token of the map's mean": 1}
+"""How a card names the tokens before those of the patches, and how many they are."""
+
+
+def tokens_stated(form: str, height: int, width: int) -> int:
+    """How many tokens a card says that there are."""
+    (side,) = re.findall(r"one feature for each patch of (\d+) x \1 pixels, in last_hidden_state", form)
+    return sum(count for name, count in FIRST.items() if name in form) + (height // int(side)) * (width // int(side))
 
 
 def is_masks(names: Names) -> None:
@@ -137,7 +144,7 @@ def test_a_snippet_of_transformers_gives_what_the_card_states(
     if each.output in CLIPS:
         write_frames(photograph)
     capsys.readouterr()
-    FORMS[each.output](run(snippet(each), photograph.parent, monkeypatch))
+    FORMS[each.output](run(snippet(each), photograph.parent, monkeypatch) | {"checkpoint": each})
     assert capsys.readouterr().out.strip()
 
 

@@ -50,7 +50,8 @@ def files(knowledge: Knowledge) -> dict[str, str]:
 def all_files(knowledge: Knowledge) -> dict[str, str]:
     overviews = [make() for make in exports.overviews(knowledge).values()]
     of_cards = [exports.of_card(card, knowledge) for card in knowledge.cards]
-    return {path: text for made in (*overviews, *of_cards) for path, text in made.items()}
+    texts = {path: text for made in (*overviews, *of_cards) for path, text in made.items()}
+    return {path: text if isinstance(text, str) else text.make() for path, text in texts.items()}
 
 
 def test_bibtex_is_read_by_pybtex_and_holds_every_reference(knowledge: Knowledge, files: dict[str, str]) -> None:

@@ -6,9 +6,11 @@ The site is that of this project: its cards, pages, style and figures.
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from scripts.project import Project
 from scripts.runs.state import states
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
@@ -124,11 +126,21 @@ SHIFTS = """() => new Promise((resolve) => {
 })"""
 
 
+LATE = re.compile(r"\.(woff2|js|json)(\?|$)")
+"""What a page is shown without, and may not be moved by when it comes: fonts, scripts and their data."""
+
+
+def arrive_late(route: Route) -> None:
+    time.sleep(0.1)
+    route.continue_()
+
+
 @pytest.mark.parametrize("width", [412, 1280])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_nothing_moves_while_a_page_loads(template: str, width: int, browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 820})
     page = context.new_page()
+    page.route(LATE, arrive_late)  # always, not only on a machine that is busy
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     shift = page.evaluate(SHIFTS)
     context.close()
@@ -141,6 +153,15 @@ def test_each_model_with_a_picture_has_a_small_one_in_the_table(page: Page, addr
     assert pictures.count() == page.locator(".model-tile img.only-light").count() > 0
     told = pictures.evaluate_all("all => all.map(each => [each.alt, each.loading, each.width > 0])")
     assert all(each == ["", "lazy", True] for each in told)
+
+
+def test_on_a_phone_home_leads_on_without_scrolling(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto(address)
+    buttons = [button.bounding_box() for button in page.locator(".ways").first.locator("a").all()]
+    context.close()
+    assert all(box and box["y"] + box["height"] <= 400 for box in buttons)
 
 
 @pytest.mark.parametrize("path", ["models/", "evidence/", "choose/"])
@@ -325,3 +346,8 @@ def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, 
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
     assert sum(told.values()) <= 500_000, told
+
+
+def test_the_search_index_weighs_at_most_250_kilobytes(built: Path) -> None:
+    index = (built / "search/search_index.json").read_bytes()  # all of it is fetched before the first hit
+    assert len(gzip.compress(index)) <= 250_000

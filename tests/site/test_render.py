@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, edit, snapshot
 
 from scripts.benchmarks.projects import with_cards
+from scripts.files import Dear
 from scripts.project import Project
 from scripts.site.commit import own_commit
 from scripts.site.gather import gather
@@ -107,7 +108,8 @@ def test_what_is_dear_is_made_once_for_the_same_input(tmp_path: Path) -> None:
         calls.append("made")
         return "<svg/>\r\n"
 
-    assert kept(tmp_path, "a", make) == kept(tmp_path, "a", make) == "<svg/>\r\n"
+    project = Project(tmp_path)
+    assert kept(project, Dear("a", make)) == kept(project, Dear("a", make)) == "<svg/>\r\n"
     assert len(calls) == 1
-    kept(tmp_path, "b", make)
+    kept(project, Dear("b", make))
     assert len(calls) == 2
