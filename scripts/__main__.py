@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scripts.cards.problems import MAX_PROBLEMS, Problem
 from scripts.checkpoints.options import add_commands
 from scripts.files import write
-from scripts.machine import cores, escape_what_cannot_be_shown, told
+from scripts.machine import cores, speak_plainly, told
 from scripts.project import Project
 from scripts.runs.state import example_slugs, states
 from scripts.site.alone import alone
@@ -264,7 +264,7 @@ def _add_timing(timing: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    escape_what_cannot_be_shown()
+    speak_plainly()
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
         os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from types import TracebackType
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
@@ -87,11 +88,18 @@ UTF_8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 """Environment of a Python whose output this project reads, whatever the locale is."""
 
 
-def escape_what_cannot_be_shown() -> None:
-    """Let a letter that the terminal does not know be printed as its number (`\\u2192`), not end the command."""
+def speak_plainly() -> None:
+    """Let a letter that the terminal does not know be printed as its number (`\\u2192`), not end the command; and Ctrl-C end
+    it without a traceback, still by the signal, so that a shell does not go on with what comes next."""
+    sys.excepthook = _tell
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def device_class(asked: str) -> str:

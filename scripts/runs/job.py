@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from scripts.files import printable, write
-from scripts.machine import UTF_8, escape_what_cannot_be_shown, told
+from scripts.machine import UTF_8, speak_plainly, told
 from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.record import parse_record, seal
@@ -114,6 +114,6 @@ def _mark(path: Path, **content: object) -> None:
 
 
 if __name__ == "__main__":  # one job, called by the Snakefile
-    escape_what_cannot_be_shown()
+    speak_plainly()
     process.end_on_signals()
     sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

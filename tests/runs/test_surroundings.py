@@ -7,6 +7,7 @@ import errno
 import fcntl
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,18 @@ def test_what_mkdocs_says_of_a_page_is_told_in_a_locale_without_letters(tiny: Pr
     done = call(tiny, "scripts", "build", **PLAIN)
     assert done.returncode == 1
     assert r"'gr\xf6\xdfer.md' contains a link '\u2192.md'" in done.stderr
+
+
+def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_traceback(tiny: Project) -> None:
+    with alone(tiny), subprocess.Popen(
+        [sys.executable, "-m", "scripts", "build"], cwd=tiny.root, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as build:  # fmt: skip
+        assert build.stderr is not None
+        assert "goes on after it" in build.stderr.readline()
+        build.send_signal(signal.SIGINT)
+        assert build.stderr.read() == ""
+        assert build.wait() == -signal.SIGINT
 
 
 @pytest.mark.slow
