@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from scripts.files import printable, write
 from scripts.machine import UTF_8, speak_plainly, told
@@ -41,14 +42,14 @@ def execute(project: Project, slug: str, key: str) -> int:
     marks = project.runs / slug
     if cache.fetch(project, wanted):
         _forget_old(marks, key)
-        print(f"  {slug}: from the run cache", flush=True)
+        _say(f"  {slug}: from the run cache")
         return 0
     aside = cache.aside_of(wanted.folder(project))
-    aside.mkdir(parents=True)
-    _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
-    print(f"  {slug}: running ({preset}, {device})", flush=True)
     started = time.monotonic()
     try:
+        aside.mkdir(parents=True)
+        _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
+        _say(f"  {slug}: running ({preset}, {device})")
         error = _run_script(project, wanted, aside)
         error = error or ([] if parse_record(aside / "record.json") else ["it ended without a complete record.json"])
         if not error:
@@ -60,13 +61,22 @@ def execute(project: Project, slug: str, key: str) -> int:
     seconds = time.monotonic() - started
     if error:
         _mark(marks / "failed.json", key=key, error=error, seconds=seconds)
-        print(f"  {slug}: FAILED after {seconds:.0f} s: {error[-1]}", file=sys.stderr, flush=True)
+        _say(f"  {slug}: FAILED after {seconds:.0f} s: {error[-1]}", sys.stderr)
         return 1
     (marks / "failed.json").unlink(missing_ok=True)
     cache.put(project, wanted)
     _forget_old(marks, key)
-    print(f"  {slug}: done in {seconds:.0f} s", flush=True)
+    _say(f"  {slug}: done in {seconds:.0f} s")
     return 0
+
+
+def _say(line: str, to: TextIO | None = None) -> None:
+    """Tell how it goes; a run is not lost because nobody listens any more, as under `| head`."""
+    stream = to or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:

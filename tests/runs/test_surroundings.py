@@ -98,6 +98,19 @@ def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_traceback(tiny: Proje
         assert build.wait() == -signal.SIGINT
 
 
+def test_a_run_is_not_lost_because_nobody_listens(tiny: Project) -> None:
+    wanted = target(tiny, "alpha", "quick", "cpu")
+    read, written = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.runs.job", "alpha", wanted.key], cwd=tiny.root, stdout=written, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(written)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert states(tiny)["alpha"].status == "ok"
+
+
 @pytest.mark.slow
 def test_examples_run_and_a_site_is_built_where_the_home_folder_cannot_be_written(
     tiny: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
