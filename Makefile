@@ -3,16 +3,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= $(shell "$(PYTHON)" -c "import os; print(os.cpu_count() or 1)")
 BIN := .venv/bin
+ASKED = $(if $(DEVICE),--device $(DEVICE)) $(if $(PRESET),--preset $(PRESET)) # make site DEVICE=cuda PRESET=full
 UV := 0.13.9
 
 .PHONY: site serve preview figures measure benchmarks check test test-fast lint tools lighthouse requirements clean
 
 site: .venv/.run
-	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build && exit $$ran
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED); ran=$$?; \
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build $(ASKED) && exit $$ran
 
 figures: .venv/.run
-	@$(BIN)/python -m scripts run --jobs $(JOBS)
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED)
 
 measure: .venv/.run # on an idle machine; OPTIONS="--device cuda --precision bf16"
 	@$(BIN)/python -m scripts measure $(OPTIONS)
