@@ -4,16 +4,18 @@ PYTHON ?= python3
 JOBS ?= $(shell "$(PYTHON)" -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)")
 BUILDER ?= mkdocs# or zensical
 BIN := .venv/bin
+ASKED = $(if $(DEVICE),--device $(DEVICE)) $(if $(PRESET),--preset $(PRESET)) # make site DEVICE=cuda PRESET=full
 UV := 0.13.9
 
 .PHONY: site serve preview figures measure benchmarks check test test-fast lint tools lighthouse requirements clean
 
 site: .venv/.run $(if $(filter zensical,$(BUILDER)),.venv/.zensical)
-	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && $(BIN)/python -m scripts build --builder $(BUILDER) && exit $$ran
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED); ran=$$?; \
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && \
+	 $(BIN)/python -m scripts build $(ASKED) --builder $(BUILDER) && exit $$ran
 
 figures: .venv/.run
-	@$(BIN)/python -m scripts run --jobs $(JOBS)
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED)
 
 measure: .venv/.run # on an idle machine; OPTIONS="--device cuda --precision bf16"
 	@$(BIN)/python -m scripts measure $(OPTIONS)

@@ -23,7 +23,7 @@ from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.job import time_limit
 from scripts.runs.record import read_record
-from scripts.runs.state import Target, default_preset, target
+from scripts.runs.state import Target, as_good, default_preset, state, target
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 
@@ -42,6 +42,11 @@ def wanted_targets(project: Project, slugs: Sequence[str], preset: str | None, d
 def missing(project: Project, targets: Sequence[Target]) -> list[Target]:
     """Those targets without a complete record."""
     return [wanted for wanted in targets if read_record(wanted.record(project)) is None]
+
+
+def lacking(project: Project, targets: Sequence[Target]) -> list[Target]:
+    """Those targets for which neither they are up to date nor a better run is: one of a larger preset or a faster device."""
+    return [wanted for wanted in targets if state(project, wanted).status != "ok"]
 
 
 def minutes_asked(key: str) -> int:
@@ -78,9 +83,9 @@ def unfit_path(project: Project) -> str | None:
 
 def run_all(project: Project, targets: Sequence[Target], jobs: int | None, profile: Path | None = None) -> int:
     """Run what is missing, `jobs` at a time; 1 if one of them failed (the others are run all the same)."""
-    lacking = missing(project, targets)
-    todo = [wanted for wanted in lacking if not cache.fetch(project, wanted)]
-    count = f"{len(targets)} examples" + (f", {n} from the run cache" if (n := len(lacking) - len(todo)) else "")
+    gone = lacking(project, targets)
+    todo = [wanted for wanted in gone if not any(cache.fetch(project, each) for each in as_good(project, wanted))]
+    count = f"{len(targets)} examples" + (f", {n} from the run cache" if (n := len(gone) - len(todo)) else "")
     if not todo:
         print(f"{count}, all up to date")
         return 0
