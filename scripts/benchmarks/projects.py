@@ -52,7 +52,7 @@ def _empty_project(root: Path, source: Path) -> Path:
         (root / name).mkdir()
     settings = settings_of(Project(source))
     settings["nav"] = [entry for entry in settings["nav"] if "Reference" not in entry]
-    settings["plugins"] = [plugin for plugin in settings["plugins"] if plugin == "search"]
+    settings["plugins"] = [plugin for plugin in settings["plugins"] if "search" in plugin]
     (root / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return root
 

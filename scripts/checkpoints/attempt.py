@@ -15,6 +15,7 @@ from typing import Any
 
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
+from scripts.checkpoints.clips import ON_A_CLIP, clip_runner
 from scripts.checkpoints.containers import UnavailableError, path_of
 from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import packaged_runner, taken_by
@@ -28,15 +29,23 @@ ENOUGH_SECONDS = 2.0
 
 def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
     """Why a checkpoint cannot be tried on something of a kind anywhere; None if it can be where its library is."""
-    if checkpoint.output not in ON_A_PICTURE:
-        return f"gives {checkpoint.output}; clips, volumes and keypoints are not yet tried here"
-    if kind != "picture":
-        return f"takes a picture, and this is a {kind}"
+    takes = takes_of(checkpoint)
+    if takes is None:
+        return f"gives {checkpoint.output}, which is not yet tried here"
+    if takes != kind and (takes, kind) != ("picture", "clip"):  # of a clip a model of pictures sees the first frame
+        return f"takes a {takes}, and this is a {kind}"
     if checkpoint.load.library not in LIBRARIES:
         return f"loads with {checkpoint.load.library}, which is not yet tried here"
+    if checkpoint.load.class_.startswith("Sam3Video"):
+        return "follows a text through a clip, which is not yet tried here"
     if brings_code(checkpoint):
         return "runs code that comes with the weights; read that code, then run the snippet of its page yourself"
     return None
+
+
+def takes_of(checkpoint: Checkpoint) -> Kind | None:
+    """What a checkpoint looks at, if it is of a kind that is tried here."""
+    return "picture" if checkpoint.output in ON_A_PICTURE else "clip" if checkpoint.output in ON_A_CLIP else None
 
 
 def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
@@ -55,6 +64,8 @@ def attempt(
         return Attempt(id, error=why)
 
     def load() -> Runner:
+        if takes_of(checkpoint) == "clip":
+            return clip_runner(checkpoint, picture, prompt, device, random)
         return runner(checkpoint, picture.image, prompt, device, random)
 
     return _attempt(id, load, device, ("torch", checkpoint.load.library), lambda: missing(checkpoint))
@@ -63,7 +74,7 @@ def attempt(
 def attempt_packaged(id: str, packaged: Packaged, picture: Picture, device: str = "cpu") -> Attempt:
     """What weights of a package make of a picture or a volume."""
     takes = taken_by(packaged)
-    if takes != picture.kind:
+    if (takes == "volume") != (picture.kind == "volume"):
         return Attempt(id, error=f"takes a {takes}, and this is a {picture.kind}")
     try:
         path = path_of(packaged.file)

@@ -33,7 +33,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command `try` takes."""
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="a picture, or a volume as NIfTI")
+    parser.add_argument(
+        "picture",
+        type=Path,
+        metavar="PICTURE",
+        help="a picture, a clip or a volume (NIfTI)",
+    )
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(
         "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"

@@ -62,12 +62,13 @@ def tried_packaged(packaged: Packaged, attempt: Attempt) -> Tried:
 def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, random: bool) -> str:
     """The text of the page."""
     notes = "; ".join([f"{picture.image.width} x {picture.image.height} pixels", *picture.notes])
+    shown = picture.sheet if picture.frames else picture.image
     warning = "<p class=failed>Random weights: what is shown says nothing of the models.</p>" if random else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(name)}, tried</title><style>{STYLE}</style></head><body>\n<header><h1>{escape(name)}</h1>\n"
         f"<p class=facts>{escape(notes)}</p>{warning}</header>\n<main>\n"
-        f'<article><h2>The picture</h2><img src="{data_uri(picture.image)}" alt="The picture as it was given"></article>\n'
+        f'<article><h2>The picture</h2><img src="{data_uri(shown)}" alt="The picture as it was given"></article>\n'
         + "\n".join(_article(each, picture, prompt) for each in tried)
         + "\n</main></body></html>\n"
     )
@@ -91,7 +92,8 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     if found is None:
         return f"<p class=failed>{escape(tried.attempt.error)}</p>"
     alt = f"{tried.output} by {tried.title}: " + (", ".join(each.name for each in found.things) or "see the remark")
-    shown = drawn(picture.image, found, used(prompt, tried.output, picture.image.size)) if found.is_on_picture else None
+    base = picture.sheet if tried.output.endswith("of a clip") else picture.image
+    shown = drawn(base, found, used(prompt, tried.output, picture.image.size)) if found.is_on_picture else None
     image = f'<img src="{data_uri(shown)}" alt="{escape(alt)}">' if shown else ""
     rows = "".join(
         f'<li><span class=mark style="background:{colour_of(number)}"></span> {escape(thing.name)}'

@@ -15,7 +15,7 @@ from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
-from scripts.checkpoints.attempt import attempt, attempt_packaged, refused
+from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
 from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import taken_by
 from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
@@ -102,7 +102,7 @@ def choose_packaged(
     """The weights of packages that look at a kind of thing: those shown on the named cards, or all."""
     wanted = {key: each for key, each in packaged.items() if not models or each.card in models}
     lacking = [slug for slug in models if not any(each.card == slug for each in packaged.values())]
-    fit = {key: each for key, each in wanted.items() if taken_by(each) == kind}
+    fit = {key: each for key, each in wanted.items() if (taken_by(each) == "volume") == (kind == "volume")}
     problems = [f"{slug}: no package carries weights that are shown on its page" for slug in lacking]
     problems += [
         f"{key}: takes a {taken_by(each)}, and this is a {kind}" for key, each in wanted.items() if key not in fit
@@ -153,6 +153,10 @@ def choose(
 
 
 def easiest(card: Card, kind: Kind = "picture") -> str | None:
-    """The first checkpoint of a card that can be tried on something of a kind, one without a gate if there is one."""
+    """The first checkpoint of a card that can be tried on something of a kind; first those made for it, and without a gate."""
     fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
-    return next((key for key in fit if not card.checkpoints[key].gated), fit[0] if fit else None)
+    return min(fit, key=lambda key: _hardness(card.checkpoints[key], kind), default=None)
+
+
+def _hardness(checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool]:
+    return takes_of(checkpoint) != kind, checkpoint.gated

@@ -11,7 +11,7 @@ from scripts.cards.problems import Problem, unknown
 
 def check_words(library: Library) -> Iterator[Problem]:
     """Every problem of their names: each leads to a card, a claim, a task, a metric or an axis that there is."""
-    for check in (_check_notes, _check_glossary, _check_sweeps, _check_figures, _check_benchmarks):
+    for check in (_check_notes, _check_glossary, _check_sweeps, _check_figures, _check_benchmarks, _check_packaged):
         yield from check(library)
 
 
@@ -69,3 +69,12 @@ def _check_benchmarks(library: Library) -> Iterator[Problem]:
         source = library.word_sources["benchmarks"]
         yield from unknown(source, ("benchmarks", task), "task", task, tasks)
         yield from unknown(source, ("benchmarks", task, "metric"), "metric", benchmark.metric, metrics)
+
+
+def _check_packaged(library: Library) -> Iterator[Problem]:
+    """Weights of packages are shown on a card that there is, and for a task that there is."""
+    for key, packaged in library.vocabulary.packaged.items():
+        source = library.word_sources["packaged"]
+        yield from unknown(source, ("packaged", key, "task"), "task", packaged.task, library.names("tasks"))
+        if packaged.card is not None:
+            yield from unknown(source, ("packaged", key, "card"), "card", packaged.card, library.sources)

@@ -59,12 +59,18 @@ def front(fields: Mapping[str, Any]) -> Markup:
         key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
         for key, value in fields.items()
     }
+    escaped |= {key: [html.escape(each) for each in value] for key, value in fields.items() if key == "tags"}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
     return Markup("---\n" + "\n".join(lines) + "\n---\n")
 
 
 def slugify(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def one_word(text: str) -> str:
+    """`MaskRCNN` of `Mask R-CNN`."""
+    return re.sub(r"\W", "", text)
 
 
 def short(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.cards.library import Library
 from scripts.cards.schema import Card
@@ -15,6 +16,7 @@ from scripts.evidence.published import Published, difference_text, differences
 from scripts.evidence.systems import SIZES, cost, measured_times, system_of
 from scripts.exports.choices import ALIKE
 from scripts.pages.environment import template
+from scripts.pages.previews import path_of
 from scripts.pages.systems import system_name, told
 from scripts.pages.writer import Writer, common
 
@@ -77,12 +79,13 @@ def page(a: Card, b: Card, knowledge: Knowledge) -> str:
         common(knowledge, "../../") | {
             "models": models, "rows": found, "uses": uses, "times": _times(a, b, knowledge),
             "sentences": [_accuracy((a, b), found), _terms((a, b), uses, knowledge)],
+            "image": path_of(next((each["card"].slug for each in models if each["hero"]), "site")),
             "shared": [task for task in a.tasks if task in b.tasks],
         }
     )  # fmt: skip
 
 
-def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
+def _model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     run = knowledge.run(card.slug)
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {

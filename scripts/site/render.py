@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts import exports
+from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
 from scripts.files import Dear, Texts, write
 from scripts.machine import call_all
-from scripts.pages import registry
+from scripts.pages import previews, registry
 from scripts.pages.chart_style import SCHEMES
 from scripts.pages.charts import charts, explorable, specification
 from scripts.pages.figures import drawings
 from scripts.project import Project
-from scripts.site.kept import kept, version
+from scripts.site.kept import kept, kept_bytes, version
 
 PICTURES = "figures/photographs/"
 
@@ -33,7 +34,9 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     written = call_all([functools.partial(_write, project, make) for make in makers.values()], jobs)
     written.append(_write(project, functools.partial(_charts, knowledge)))  # its library outlives no fork
     changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
-    paths = {*figures, *(path for made, _ in written for path in made)}
+    pictures = _previews(project, knowledge)
+    changed += sum(write(project.docs / path, picture) for path, picture in pictures.items())
+    paths = {*figures, *pictures, *(path for made, _ in written for path in made)}
     return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
 
 
@@ -75,6 +78,31 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
     }
 
 
+def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
+    """The picture of the site and of each model with a hero, for where links to them are shared; by path below docs/."""
+    drawn = {"site": previews.of_site(knowledge.about)}
+    for card in knowledge.cards:
+        if hero := _hero(card, knowledge):
+            drawn[card.slug] = previews.of_card(card, knowledge.about, hero.suffix, hero.read_bytes())
+    library = version("vl-convert-python")
+    return {
+        previews.path_of(slug): kept_bytes(project, f"{library}\n{svg}", functools.partial(_jpeg, svg))
+        for slug, svg in drawn.items()
+    }
+
+
+def _hero(card: Card, knowledge: Knowledge) -> Path | None:
+    run = knowledge.run(card.slug)
+    figure = run.record.figure(card.hero) if run and run.record else None
+    return run.folder / "figures" / Path(figure.light).name if run and run.folder and figure else None
+
+
+def _jpeg(svg: str) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_jpeg(svg, quality=75))
+
+
 def _charts(knowledge: Knowledge) -> Texts:
     """What is drawn at build, by path below docs/: charts with their data and the library to explore them, and the figures
     of the studies; a picture for each scheme."""
@@ -111,7 +139,7 @@ def _bundle() -> str:
 
 def generated() -> list[str]:
     """What `render` writes below docs/, by the first part of its path; everything else there is written by hand."""
-    paths = [*registry.OVERVIEWS, *exports.PATHS, "models/", "examples/", "figures/", "charts/"]
+    paths = [*registry.OVERVIEWS, *exports.PATHS, "models/", "examples/", "figures/", "charts/", "previews/"]
     return sorted({path.partition("/")[0] for path in paths})
 
 

@@ -52,15 +52,25 @@ def test_a_model_that_is_named_alone_gives_its_first_checkpoint_for_pictures() -
     assert problems == []
 
 
+def test_on_a_clip_a_model_of_clips_goes_before_one_of_pictures() -> None:
+    chosen, problems = trying.choose(CARDS, ("sam2", "v-jepa2", "depth-anything"), (), "clip")
+    assert [f"{card.slug}/{key}" for card, key, _ in chosen] == [
+        "sam2/tiny-video",
+        next(f"v-jepa2/{key}" for key in CARDS["v-jepa2"].checkpoints),
+        "depth-anything/v2-small",
+    ]
+    assert problems == []
+
+
 def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
     names = ("sam2/tiny-video", "sam2/none", "none/any")
     chosen, problems = trying.choose(CARDS, ("none", "v-jepa2", "co-detr"), names)
     assert chosen == []
     assert len(problems) == 6
     assert problems[0].startswith("none: no such card; there are ")
-    assert problems[1] == "v-jepa2: gives features of a clip; clips, volumes and keypoints are not yet tried here"
+    assert problems[1] == "v-jepa2: takes a clip, and this is a picture"
     assert problems[2] == "co-detr: loads with mmdet, which is not yet tried here"
-    assert problems[3] == "sam2/tiny-video: gives masks of a clip; clips, volumes and keypoints are not yet tried here"
+    assert problems[3] == "sam2/tiny-video: takes a clip, and this is a picture"
     assert problems[4].startswith("sam2/none: no such checkpoint; it has sam2/tiny-video, ")
     assert problems[5] == "none/any: no such checkpoint"
 

@@ -22,7 +22,9 @@ LONGER = {
     "faster-rcnn": "a whole two-stage detector, each stage with its loss, since no library trains one for a batch at once",
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
+    "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
+    "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
 

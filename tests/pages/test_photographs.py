@@ -119,6 +119,17 @@ def test_what_is_no_record_is_told(alpha: Project, command: Command) -> None:
         command("render")
 
 
+def test_weights_of_packages_name_a_card_and_a_task_that_there_are(alpha: Project, command: Command) -> None:
+    path = alpha.cards / "_packaged.yml"
+    edit(path, "card: alpha", "card: alpa")
+    edit(path, "task: object detection", "task: object detecting")
+    done = command("check")
+    assert done.returncode == 1
+    first, second = (done.stdout + done.stderr).splitlines()[:2]
+    assert first.startswith("model_cards/_packaged.yml:4:5: unknown card 'alpa', did you mean 'alpha'?")
+    assert second.startswith("model_cards/_packaged.yml:5:5: unknown task 'object detecting'")
+
+
 def test_a_caption_names_the_surest_and_how_many_more() -> None:
     found = ("cat 0.90", "dog 0.80", "cup 0.70", "bed 0.60")
     assert caption(Taken("a", "a.jpg", 1, 1, found, "a remark")) == "cat 0.90, dog 0.80, cup 0.70, 1 more; a remark"

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import gzip
 import re
-import shutil
 import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from conftest import ROOT, copy_of_sources, no_chromium
-
-from scripts.benchmarks.search import serving
-from scripts.project import Project
-from scripts.runs.state import states
+from conftest import ROOT, no_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -37,43 +31,6 @@ TEMPLATES = {
 }  # fmt: skip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
-    copy = copy_of_sources(tmp_path_factory.mktemp("copy") / "project")
-    are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
-    preset = "quick" if are_run else "smoke"
-    for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
-        made = ROOT / "build" / name
-        if made.exists():
-            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
-    for command in ("run", "build"):
-        done = subprocess.run(
-            [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
-            cwd=copy, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "site"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def address(built: Path) -> Iterator[str]:
-    with serving(built) as address:
-        yield address
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
-    context.close()
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -346,8 +303,3 @@ def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, 
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
     assert sum(told.values()) <= 500_000, told
-
-
-def test_the_search_index_weighs_at_most_250_kilobytes(built: Path) -> None:
-    index = (built / "search/search_index.json").read_bytes()  # all of it is fetched before the first hit
-    assert len(gzip.compress(index)) <= 250_000
