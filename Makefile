@@ -1,18 +1,21 @@
 # `make site` sets up what it needs and builds the whole site with all figures; `make test` sets up and runs all tests.
 SHELL := /bin/bash
 PYTHON ?= python3
-JOBS ?= $(shell "$(PYTHON)" -c "import os; print(os.cpu_count() or 1)")
+JOBS ?= $(shell "$(PYTHON)" -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)")
+BUILDER ?= mkdocs# or zensical
 BIN := .venv/bin
+ASKED = $(if $(DEVICE),--device $(DEVICE)) $(if $(PRESET),--preset $(PRESET)) # make site DEVICE=cuda PRESET=full
 UV := 0.13.9
 
 .PHONY: site serve preview figures measure benchmarks check test test-fast lint tools lighthouse requirements clean
 
-site: .venv/.run
-	@$(BIN)/python -m scripts run --jobs $(JOBS); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts build && exit $$ran
+site: .venv/.run $(if $(filter zensical,$(BUILDER)),.venv/.zensical)
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED); ran=$$?; \
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && \
+	 $(BIN)/python -m scripts build $(ASKED) --builder $(BUILDER) && exit $$ran
 
 figures: .venv/.run
-	@$(BIN)/python -m scripts run --jobs $(JOBS)
+	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED)
 
 measure: .venv/.run # on an idle machine; OPTIONS="--device cuda --precision bf16"
 	@$(BIN)/python -m scripts measure $(OPTIONS)
@@ -60,6 +63,9 @@ lint: .venv/.test
 .venv/.cluster: .venv/.run requirements-cluster.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt && touch $@
 
+.venv/.zensical: .venv/.run requirements-zensical.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-zensical.txt && touch $@
+
 .venv/.test: .venv/.run requirements-test.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-test.txt && touch $@
 
@@ -79,6 +85,7 @@ requirements: .venv/bin/uv # pin anew, after an edit of pyproject.toml
 	 $$compile --extra run -o requirements-run.txt && \
 	 $$compile --extra run --extra test -o requirements-test.txt && \
 	 $$compile --extra run --extra cluster -o requirements-cluster.txt && \
+	 $$compile --extra run --extra zensical -o requirements-zensical.txt && \
 	 $$compile --extra benchmarks -o requirements-benchmarks.txt
 
 clean:

@@ -1,5 +1,5 @@
-"""The build: model cards and example runs in, a static site out; one module per stage.
+"""The build: model cards and example runs in, a static site out; one room per stage.
 
-load (`cards`, `schema`) -> check (`checks`) -> run (`runs`, `execute`, `Snakefile`) and count (`counts`) -> judge
-(`numbers`, `evidence`, `knowledge`) -> render (`prose`, `pages`, `exports`) -> write and build (`site`).
+`cards` -> `runs` and `architectures` -> `evidence` -> `checkpoints` -> `exports` and `pages` -> `site`. A room imports from those
+before it, never from those after it.
 """

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cards.problems import MAX_PROBLEMS, Problem
-from scripts.checkpoints.options import add_options
+from scripts.checkpoints.options import add_commands
 from scripts.files import write
-from scripts.machine import told
+from scripts.machine import cores, speak_plainly, told
 from scripts.project import Project
 from scripts.runs.state import example_slugs, states
+from scripts.site.alone import alone
 from scripts.site.gather import BrokenCardsError, checked_library, gather, sound_library
 
 if TYPE_CHECKING:
     from scripts.evidence.knowledge import Knowledge
 
-CORES = os.cpu_count() or 1
+CORES = cores()
 
 
 def check(project: Project, paths: Sequence[Path], form: str = "text") -> int:
@@ -142,7 +143,7 @@ def build(project: Project, options: argparse.Namespace) -> int:
         print("strict: the site was not built", file=sys.stderr)
         return 1
     try:
-        built = stage.build(project)
+        built = stage.build(project, options.builder)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -192,12 +193,18 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
         case "try":
             from scripts.checkpoints import trying
 
-            return trying.try_picture(sound_library(project, {}, CORES).cards, options)
+            return trying.try_picture(sound_library(project, {}, CORES), options)
+        case "photographs":
+            from scripts.checkpoints import showing
+
+            return showing.photographs(project, sound_library(project, {}, CORES), options)
         case "render":
-            render(project, options)
+            with alone(project):
+                render(project, options)
             return 0
         case "build":
-            return build(project, options)
+            with alone(project):
+                return build(project, options)
         case "serve":
             from scripts.site import serve
 
@@ -230,7 +237,21 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--jobs", type=int, metavar="N", help="examples at a time: all cores, or as the profile says")
     running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
-    timing = commands.add_parser("measure", help="time the counted architectures on this machine")
+    _add_timing(commands.add_parser("measure", help="time the counted architectures on this machine"))
+    add_commands(commands)
+    commands.add_parser("render", help="write the pages into docs/", parents=[which])
+    building = commands.add_parser("build", help="render and build site/", parents=[which])
+    building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
+    building.add_argument("--builder", choices=("mkdocs", "zensical"), default="mkdocs", help="of the pages")
+    serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
+    serving.add_argument("--port", type=int, default=8000)
+    serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
+    commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
+    commands.add_parser("schema", help="write model_cards/card.schema.json")
+    return parser
+
+
+def _add_timing(timing: argparse.ArgumentParser) -> None:
     timing.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     timing.add_argument("--models", nargs="+", default=(), metavar="NAME", help="cards, or builds that begin so")
     timing.add_argument("--input", metavar="SIZE", help="in the place of the sizes of the cards: 224x224")
@@ -240,19 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--seconds", type=float, default=6, metavar="S", help="for each architecture at most")
     timing.add_argument("--threads", type=int, metavar="N", help="of the CPU; all that there are")
     timing.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
-    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
-    commands.add_parser("render", help="write the pages into docs/", parents=[which])
-    building = commands.add_parser("build", help="render and build site/", parents=[which])
-    building.add_argument("--strict", action="store_true", help="an assertion that turned false is an error")
-    serving = commands.add_parser("serve", help="show the site, run what is missing beside it", parents=[which, jobs])
-    serving.add_argument("--port", type=int, default=8000)
-    serving.add_argument("--no-run", action="store_true", help="show the site, run nothing")
-    commands.add_parser("new", help="write a commented card and example to start from").add_argument("slug")
-    commands.add_parser("schema", help="write model_cards/card.schema.json")
-    return parser
 
 
 if __name__ == "__main__":
+    speak_plainly()
     if sys.argv[1:2] in (["check"], ["render"], ["build"]):
         gc.disable()  # they end soon and leave hardly a cycle; looking for one takes a sixth of their time
         os._exit(main())  # nor is it worth a tenth to take apart what the system takes back at once

@@ -6,11 +6,21 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Texts = Mapping[str, str]
+
+@dataclass(frozen=True)
+class Dear:
+    """A text that takes long to make: what it is made of, as a text, and what makes it."""
+
+    made_of: str
+    make: Callable[[], str]
+
+
+Texts = Mapping[str, str | Dear]
 """By path below docs/."""
 
 

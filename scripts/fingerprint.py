@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from scripts.project import Project
@@ -20,24 +20,27 @@ HERE = Path(__file__).parents[1]
 def of_run(project: Project, slug: str, preset: str, device: str) -> str:
     """Of an example's run: the file to read, those of its experiments (also what was chosen for them), and what they import."""
     files = [project.examples / f"{slug}.py", *project.claims_of(slug).parent.glob(f"{slug}.*")]
-    return _of(project, f"{preset} {device}\n", files, project.examples, project.root)
+    return _digits(f"{preset} {device}\n", _sources(project, files, project.examples, project.root))
 
 
-def of_module(project: Project, module: str, *asked: object) -> str:
-    """Of what a module of this package makes of `asked`: the module and what it imports of the package."""
-    file = HERE.joinpath(*module.split(".")).with_suffix(".py")
-    return _of(project, repr(asked), [file], HERE, HERE)
+def of_module(project: Project, module: str) -> Callable[..., str]:
+    """Of what a module of this package makes of whatever is asked: the module and what it imports are read once."""
+    sources = _sources(project, [HERE.joinpath(*module.split(".")).with_suffix(".py")], HERE, HERE)
+    return lambda *asked: _digits(repr(asked), sources)
 
 
-def _of(project: Project, asked: str, files: Iterable[Path], imports_below: Path, named_from: Path) -> str:
-    """Twelve digits; the same on every machine, whatever line ends its checkout has."""
-    total = hashlib.sha256(asked.encode())
-    entries = list(files)
-    for path in sorted({*entries, *(found for file in entries for found in local_imports(file, imports_below))}):
-        total.update(path.relative_to(named_from).as_posix().encode())
-        total.update(_content(path, path.stat().st_mtime_ns))
-    total.update("\n".join(pins(project)).encode())
-    return total.hexdigest()[:12]
+def _digits(asked: str, sources: bytes) -> str:
+    return hashlib.sha256(asked.encode() + sources).hexdigest()[:12]
+
+
+def _sources(project: Project, files: Iterable[Path], imports_below: Path, named_from: Path) -> bytes:
+    """Names and texts of files and of all that they import; the same on every machine, whatever line ends its checkout has."""
+    entries = set(files)
+    paths = sorted(entries.union(*(local_imports(file, imports_below) for file in entries)))
+    texts = [
+        path.relative_to(named_from).as_posix().encode() + _content(path, path.stat().st_mtime_ns) for path in paths
+    ]
+    return b"".join([*texts, "\n".join(pins(project)).encode()])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -49,14 +52,16 @@ def _content(path: Path, _changed: int) -> bytes:
 def local_imports(script: Path, root: Path) -> set[Path]:
     """All modules below `root` that a script imports, directly or through others; none of a file of data."""
     found: set[Path] = set()
+    modules: set[str] = set()
     queue = [script] if script.suffix == ".py" else []
     while queue:
         path = queue.pop()
         package = path.relative_to(root).parent.parts
-        for module in _imported_names(_content(path, path.stat().st_mtime_ns), package):
-            new = _module_files(module, root) - found
-            found |= new
-            queue += new
+        named = _imported_names(_content(path, path.stat().st_mtime_ns), package) - modules
+        modules |= named
+        new = {file for module in named for file in _module_files(module, root)} - found
+        found |= new
+        queue += new
     return found - {script}
 
 
@@ -71,7 +76,15 @@ def _imported_names(text: bytes, package: tuple[str, ...]) -> frozenset[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names |= _imported_by_name(node.value)
     return frozenset(names)
+
+
+def _imported_by_name(call: ast.Call) -> set[str]:
+    """The module that a call of `import_module` names: an example whose name has a hyphen is imported so."""
+    by_name = ast.unparse(call.func) in ("import_module", "importlib.import_module")
+    return {str(each.value) for each in call.args if isinstance(each, ast.Constant)} if by_name else set()
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import multiprocessing
+import os
 import platform
 import shutil
 import signal
@@ -12,11 +14,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from types import TracebackType
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
-FEWEST = 16
+ENOUGH = 8
+"""Calls that are worth a process."""
+
+FEWEST = 2 * ENOUGH
 """Calls that are worth starting processes for."""
 
 CHUNKS = 100
@@ -28,6 +34,11 @@ END_WITH_PARENT = 1
 _calls: Sequence[Callable[[], Any]] = ()
 
 
+def cores() -> int:
+    """Those that this process may use: fewer than the machine has, in a container or a job of a cluster."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def call_all(calls: Sequence[Callable[[], Made]], jobs: int) -> list[Made]:
     """What each of the calls returns, in their order; `jobs` at a time where forking is safe, else one after the other.
 
@@ -37,7 +48,7 @@ def call_all(calls: Sequence[Callable[[], Made]], jobs: int) -> list[Made]:
     if jobs == 1 or len(calls) < FEWEST or sys.platform != "linux":  # macOS forks, but its libraries break after it
         return [call() for call in calls]
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, context, _take, (calls,)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(calls) // ENOUGH), context, _take, (calls,)) as pool:
         return list(pool.map(_call, range(len(calls)), chunksize=1 + len(calls) // CHUNKS))
 
 
@@ -71,6 +82,24 @@ def told(command: Callable[[], int]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror}. {TOLD_ERRORS[error.errno]}", file=sys.stderr)
         return 1
+
+
+UTF_8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+"""Environment of a Python whose output this project reads, whatever the locale is."""
+
+
+def speak_plainly() -> None:
+    """Let a letter that the terminal does not know be printed as its number (`\\u2192`), not end the command; and Ctrl-C end
+    it without a traceback, still by the signal, so that a shell does not go on with what comes next."""
+    sys.excepthook = _tell
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def device_class(asked: str) -> str:

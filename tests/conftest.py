@@ -18,7 +18,7 @@ from scripts.benchmarks.search import CHROMIUM
 from scripts.project import Project
 from scripts.site.build import build
 from scripts.site.gather import gather
-from scripts.site.render import render
+from scripts.site.render import generated, render
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,7 +28,10 @@ ROOT = TESTS.parent
 TINY = TESTS / "tiny"
 BROKEN = TESTS / "broken"
 
-pytest_plugins = ["smoke"]  # a second conftest.py in a room would hide this one from the tests that import it
+pytest_plugins = [
+    "smoke",
+    "built_site",
+]  # a second conftest.py in a room would hide this one from the tests that import it
 
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)
@@ -130,6 +133,19 @@ def edit(path: Path, old: str, new: str) -> None:
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file of a folder, by path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def copy_of_sources(to: Path) -> Path:
+    """What the site of this project is made from, without anything that was made; no git is asked, for there may be none."""
+
+    def made(folder: str, names: list[str]) -> set[str]:
+        return {"__pycache__", *(generated() if Path(folder) == ROOT / "docs" else ())} & set(names)
+
+    for name in ("docs", "examples", "measurements", "model_cards", "overrides", "scripts"):
+        shutil.copytree(ROOT / name, to / name, ignore=made)
+    for path in (ROOT / "mkdocs.yml", *ROOT.glob("requirements*.txt")):
+        shutil.copy(path, to)
+    return to
 
 
 @pytest.fixture(scope="session")

@@ -85,5 +85,5 @@ def test_the_same_sources_elsewhere_have_the_same_fingerprint(tiny: Project, tmp
 
 def test_what_is_asked_for_is_part_of_it(tiny: Project) -> None:
     module = "scripts.architectures.forward"
-    asked = [fingerprint.of_module(tiny, module, *each) for each in ((), ("a",), ("a", "b"), ("ab",), (1,), ("1",))]
+    asked = [fingerprint.of_module(tiny, module)(*each) for each in ((), ("a",), ("a", "b"), ("ab",), (1,), ("1",))]
     assert len(set(asked)) == len(asked)

@@ -28,6 +28,8 @@ FLOORS = (
     {"__main__", "benchmarks", "new", "starters"},
 )
 """From the ground up: a room may import from its own floor and from those below; of the same floor only itself."""
+PLACE = re.compile(r"(?<![\w/.-])(?:scripts|tests)/[\w/-]+(?:\.py|\.yml|\.mjs|/)")
+"""A file or folder as a comment names it."""
 MODULE_LINES, FUNCTION_LINES, CLASS_LINES = 400, 40, 120
 
 
@@ -138,6 +140,20 @@ sys.exit(main(["check"]) or main(["render"]))
     assert done.stdout.splitlines()[0] == "2 cards, no problem"
     assert "Alpha-B" in (project / "docs/models/alpha.md").read_text("utf-8")
     assert (project / "docs/examples/alpha.ipynb").is_file()
+
+
+def test_places_that_comments_name_are_there() -> None:
+    """Files move, and what is said of them stays behind."""
+    written = [*SCRIPTS.rglob("*.py"), *SCRIPTS.rglob("*.j2"), *(ROOT / "docs/assets").glob("*.*s")]
+    written += [
+        *(ROOT / "overrides").rglob("*.html"),
+        *(ROOT / "model_cards").glob("_*.yml"),
+        *ROOT.glob("[Mmp]*[a-z]"),
+    ]
+    files = [path for path in written if path.is_file()]
+    named = [(path, name) for path in files for name in PLACE.findall(path.read_text("utf-8"))]
+    assert len(named) > 5
+    assert [f"{path.relative_to(ROOT)}: {name}" for path, name in named if not (ROOT / name).exists()] == []
 
 
 SLUGS = sorted(path.stem for path in (ROOT / "model_cards").glob("[!_]*.yml"))

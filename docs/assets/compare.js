@@ -1,5 +1,5 @@
 // The page Compare: shows the columns of the chosen models, folds away what they share, and puts their numbers side by side.
-// Numbers are ranked only within a group, which the build gives to those whose conditions agree (scripts/numbers.py).
+// Numbers are ranked only within a group, which the build gives to those whose conditions agree (scripts/evidence/published.py).
 "use strict";
 (() => {
   const table = document.getElementById("compare");

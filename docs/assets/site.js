@@ -6,6 +6,15 @@ function nameLandmarks() {
 nameLandmarks();
 new MutationObserver(nameLandmarks).observe(document.body, { childList: true, subtree: true });
 
+// What scrolls sideways can be reached and scrolled by keyboard: tables of the theme, and equations wider than the page.
+function reach() {
+  document.querySelectorAll(".md-typeset__scrollwrap, .equation").forEach((each) => {
+    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+    else each.removeAttribute("tabindex");
+  });
+}
+["load", "resize", "toggle"].forEach((event) => addEventListener(event, reach, true)); // `toggle` does not bubble
+
 // A link into something folded opens it; on paper everything is open, and in light colours.
 function reveal() {
   const target = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;

@@ -28,7 +28,7 @@ class Targets(NamedTuple):
 def targets_from_scenes(scenes: Scenes, classes: int) -> Targets:
     """Boxes relative to the image, and labels, both padded to the most objects of a scene."""
     pad, side = partial(nn.utils.rnn.pad_sequence, batch_first=True), scenes.images.shape[-1]
-    boxes = pad([cxcywh_from_xyxy(each / side) for each in scenes.boxes])
+    boxes = cxcywh_from_xyxy(pad(list(scenes.boxes)) / side)
     return Targets(boxes, pad(list(scenes.labels), padding_value=classes))
 
 

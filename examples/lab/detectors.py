@@ -119,7 +119,7 @@ def train(
         what: names the progress bar.
         split: "val" to choose settings, "test" to report.
     """
-    training, test = scenes_of(benchmark, "train", seed), scenes_of(benchmark, split, seed)
+    training, test = scenes_of(benchmark, "train", seed).to(run.device), scenes_of(benchmark, split, seed)
     steps, last = benchmark.steps
     order = minibatches((torch.arange(len(training)),), benchmark.batch, steps + last, seed)
     curve: list[tuple[int, float]] = []

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
+from lab.device import float32_of, prepare
 from lab.figures import Draw, save
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class Run:
         pretrained: bool | None = None,
         needs: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Reads the command line and sets the number of CPU threads.
+        """Reads the command line, and sets the number of CPU threads and the precision of a GPU.
 
         Args:
             slug: of the example and its card.
@@ -119,9 +120,9 @@ class Run:
         weights = _weights(options, pretrained)
         device = _device(options.device)
         preset = options.preset or ("quick" if device.type == "cpu" else "full")
-        torch.set_num_threads(options.threads)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if threads := options.threads or (1 if device.type == "cpu" else None):
+            torch.set_num_threads(threads)
+        prepare(device)
         numbers = tuple(range(options.seed, options.seed + seeds[preset]))
         out, only = options.out.resolve(), tuple(options.claims or ())
         claims = options.claims is not None or options.search
@@ -263,11 +264,20 @@ class Run:
         """Whether every experiment of the example ran, so that the record can back its card."""
         return bool(self._experiments) and not self.settings.only
 
+    def _measured_needs(self) -> dict[str, Any] | None:
+        """What the preset "full" needed, with all experiments, where this run has just shown it; else None."""
+        if self.preset != "full" or self.device.type != "cuda" or not self._all_tested():
+            return None
+        gigabytes = torch.cuda.max_memory_reserved(self.device) / 1e9
+        minutes = (time.perf_counter() - self._clock) / 60
+        card = torch.cuda.get_device_name(self.device)
+        return {"memory_gb": round(gigabytes, 1), "minutes": math.ceil(minutes), "card": card, "estimate": False}
+
     def _record(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "claims": self._all_tested(),
-            "needs": self._needs,
+            "needs": self._measured_needs() or self._needs,
             "shown": self._shown,
             "slug": self.slug,
             "preset": self.settings.preset,
@@ -487,7 +497,9 @@ def _parser(slug: str) -> argparse.ArgumentParser:
         help="pretrained: load the published weights where the example can (default random: it trains its own)",
     )
     parser.add_argument("--picture", type=Path, metavar="PATH", help="your photograph, for the published weights")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default 1)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default 1 on the CPU, beside a GPU all)"
+    )
     return parser
 
 
@@ -523,7 +535,12 @@ def _device(asked: str) -> torch.device:
 
 def _described_device(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {"class": device.type, "name": name, "threads": torch.get_num_threads()}
+    return {
+        "class": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "float32": float32_of(device),
+    }
 
 
 def _cpu_name() -> str:

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.device import moved
+
 Schedule = Literal["cosine", "constant", "onecycle"]
 Batches = Iterable[Sequence[Any]] | Callable[[int], Sequence[Any]]
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch on every device, and asks cuDNN for deterministic kernels."""
+    """Seeds Python, NumPy and torch on every device: the same numbers on a CPU, on a GPU up to the order of its sums."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
@@ -57,12 +57,12 @@ def minibatches(tensors: Sequence[Tensor], batch_size: int, steps: int, seed: in
 def _minibatches(
     tensors: Sequence[Tensor], batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, ...]]:
-    order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(len(tensors[0]), generator=generator)])
-        index, order = order[:batch_size], order[batch_size:]
-        yield tuple(each[index.to(each.device)] for each in tensors)
+    n = len(tensors[0])
+    epochs = [torch.randperm(n, generator=generator) for _ in range(-(-batch_size * steps // n))]
+    order = torch.cat([torch.empty(0, dtype=torch.long), *epochs])
+    orders = {each.device: moved(order, each.device) for each in tensors}  # once, so that no step waits for its part
+    for start in range(0, batch_size * steps, batch_size):
+        yield tuple(each[orders[each.device][start : start + batch_size]] for each in tensors)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Schedule) -> float:
@@ -112,7 +112,7 @@ def fit(
     every: int | None = None,
     callback: Callable[[int, nn.Module], None] | None = None,
 ) -> list[float]:
-    """Trains `model` in place with AdamW (arXiv:1711.05101), in bfloat16 where the device is CUDA.
+    """Trains `model` in place with AdamW (arXiv:1711.05101); where the device is CUDA, in bfloat16 and channels last.
 
     Args:
         model: moved to `device`, put into training mode, and left in evaluation mode.
@@ -140,14 +140,15 @@ def fit(
     if steps < 1 or (every is not None and every < 1):
         raise ValueError(f"steps and every must be at least 1, not {steps} and {every}")
     warmup = steps // 20 if warmup is None else min(warmup, steps - 1)
-    model.to(device).train()
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format  # what tensor cores convolve in
+    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type != "mps")
     batch_at = _batch_at(batches)
     losses: list[Tensor] = []
     for step in progress(range(steps)) if progress is not None else range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, schedule)
-        losses.append(_train_step(model, _to_device(batch_at(step), device), loss, optimizer, clip, device))
+        losses.append(_train_step(step, model, batch_at, loss, optimizer, clip, device))
         if callback is not None and every is not None and ((step + 1) % every == 0 or step + 1 == steps):
             _call_back(callback, step + 1, model)
     model.eval()
@@ -155,14 +156,16 @@ def fit(
 
 
 def _train_step(
+    step: int,
     model: nn.Module,
-    batch: Sequence[Any],
+    batch_at: Callable[[int], Sequence[Any]],
     loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
     clip: float | None,
     device: torch.device,
 ) -> Tensor:
-    """One step of the optimiser; returns the loss, still on its device."""
+    """One step of the optimiser, from its batch on; returns the loss, still on its device."""
+    batch = _to_device(batch_at(step), device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         value = loss(model, *batch)
     optimizer.zero_grad(set_to_none=True)
@@ -198,6 +201,8 @@ def _batch_at(batches: Batches) -> Callable[[int], Sequence[Any]]:
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return moved(value, device)
     if hasattr(value, "to"):
         return value.to(device)
     if isinstance(value, dict):

@@ -28,7 +28,7 @@ class Counted:
 
 def fingerprint(project: Project) -> str:
     """Of all that a count depends on: how it is made, our definitions, and the pinned libraries."""
-    return of_module(project, "scripts.architectures.forward")
+    return of_module(project, "scripts.architectures.forward")()
 
 
 def needed(library: Library) -> list[str]:
@@ -78,7 +78,7 @@ def first_line(error: Exception) -> str:
 
 
 def count(key: str) -> Counted:
-    """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.trace`.
+    """Parameters and MACs of one forward pass of one input, for `library/model @ H x W`; see `scripts.architectures.forward`.
 
     Raises:
         LookupError: the model is not known.

@@ -27,7 +27,7 @@ from scripts.architectures.counts import first_line, needed
 from scripts.architectures.latency import Latency
 from scripts.cards.library import Library
 from scripts.cards.values import size_of
-from scripts.machine import device_class
+from scripts.machine import cores, device_class
 from scripts.project import Project
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "monai")
@@ -66,10 +66,10 @@ def measure(project: Project, library: Library, options: argparse.Namespace) -> 
         print("no counted architecture matches; name slugs of cards or builds, such as timm/", file=sys.stderr)
         return 1
     device = device_class(options.device)
-    threads = options.threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    threads = options.threads or cores()
     context = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
     context.set_forkserver_preload(list(PRELOADED))
-    about = _asked(context, _describe, (device,), START_SECONDS)
+    about = _asked(context, describe, (device,), START_SECONDS)
     if isinstance(about, str):
         print(f"cannot use the device {device}: {about}", file=sys.stderr)
         return 1
@@ -150,7 +150,7 @@ def _answer(pipe: Connection, work: Any, arguments: tuple[Any, ...]) -> None:
         pipe.send(first_line(error) if isinstance(error, Exception) else type(error).__name__)
 
 
-def _describe(device: str) -> dict[str, Any]:
+def describe(device: str) -> dict[str, Any]:
     """Name of the device and what else identifies it."""
     import torch
 

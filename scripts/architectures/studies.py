@@ -81,20 +81,21 @@ def write_missing(project: Project, library: Library) -> dict[str, str]:
 
 
 def _anatomies(project: Project, library: Library) -> Iterator[tuple[str, Study]]:
+    made_of = of_module(project, "scripts.architectures.forward")
     for slug, card in sorted(library.cards.items()):
         key = main_variant(card)
         if key is not None:
             asked = (key, card.variants[key].name, card.variants[key].count)
-            name = f"{slug}-{of_module(project, 'scripts.architectures.forward', *asked)}.json"
-            path = project.build / "anatomy" / name
+            path = project.build / "anatomy" / f"{slug}-{made_of(*asked)}.json"
             yield slug, Study(f"anatomy of {slug}", path, functools.partial(_anatomy, card, key))
 
 
 def _sweeps(project: Project, library: Library) -> Iterator[tuple[Sweep, Study]]:
+    made_of = of_module(project, "scripts.architectures.forward")
     for sweep in wanted_sweeps(library):
         along = library.vocabulary.axes[sweep.axis].along
         asked = (sweep.build, sweep.sizes, sweep.size, sweep.change, sweep.values)
-        path = project.build / "scaling" / f"{of_module(project, 'scripts.architectures.forward', *asked)}.json"
+        path = project.build / "scaling" / f"{made_of(*asked)}.json"
         yield sweep, Study(f"scaling of {sweep.id}", path, functools.partial(_sweep, sweep, along))
 
 

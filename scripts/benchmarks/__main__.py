@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
 from scripts.benchmarks import examples, pages, search, whole_site
+from scripts.machine import cores
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     running = kinds.add_parser("examples", help="the same scripts through this project and the gallery tools")
     running.add_argument("--counts", type=int, nargs="+", default=[20, 200], metavar="N")
     running.add_argument("--seconds", type=float, default=0, metavar="S", help="that each script computes for")
-    running.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    running.add_argument("--jobs", type=int, default=cores(), metavar="N")
     running.add_argument("--peers", type=Path, metavar="PYTHON", help="that has sphinx-gallery and mkdocs-gallery")
     growing = kinds.add_parser("pages", help="check, render and build of many cards")
     growing.add_argument("--counts", type=int, nargs="+", default=[20, 200, 1000, 5000], metavar="N")

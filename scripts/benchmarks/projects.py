@@ -52,7 +52,7 @@ def _empty_project(root: Path, source: Path) -> Path:
         (root / name).mkdir()
     settings = settings_of(Project(source))
     settings["nav"] = [entry for entry in settings["nav"] if "Reference" not in entry]
-    settings["plugins"] = [plugin for plugin in settings["plugins"] if plugin == "search"]
+    settings["plugins"] = [plugin for plugin in settings["plugins"] if "search" in plugin]
     (root / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return root
 
@@ -78,11 +78,16 @@ def _clones(cards: Path) -> Iterator[tuple[str, str]]:
 
 def _copy_words(cards: Path, source: Path) -> None:
     """The vocabulary, without what names cards of this project that are not there."""
+
+    def there(slug: str) -> bool:
+        return (cards / f"{slug}.yml").is_file()
+
     for path in source.glob("_*.yml"):
         words = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
         words.pop("notes", None)
         for term in words.get("glossary", {}).values():
-            term["see"] = [slug for slug in term.get("see", []) if (cards / f"{slug}.yml").is_file()]
+            term["see"] = [*filter(there, term.get("see", []))]
         if "sweeps" in words:
-            words["sweeps"] = [sweep for sweep in words["sweeps"] if (cards / f"{sweep['card']}.yml").is_file()]
+            words["sweeps"] = [sweep for sweep in words["sweeps"] if there(sweep["card"])]
+            words["figures"] = {name: [*filter(there, slugs)] for name, slugs in words.get("figures", {}).items()}
         (cards / path.name).write_text(yaml.dump(words, Dumper=yaml.CSafeDumper, sort_keys=False), "utf-8")

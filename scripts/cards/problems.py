@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_MESSAGE = 600
@@ -14,12 +14,17 @@ MAX_PROBLEMS = 50
 """Of one card: the rest are counted, not printed."""
 
 UNREADABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200d-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0e\ufeff\ufff0-\ufffb"
-    "\U000e0000-\U000e0fff\ud800-\udfff]|(?<![\u0600-\u08ff\u0900-\u0dff])\u200c|(?<![\u2000-\u32ff\U0001f000-\U0001ffff])\ufe0f"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff"
+    "\ufff0-\ufffb\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\ud800-\udfff]"
+    "|(?<![\u0600-\u08ff\u0900-\u0dff])\u200c"
+    "|(?<![\u0600-\u08ff\u0900-\u0dff\ufe0f\u2000-\u32ff\U0001f000-\U0001ffff])\u200d"
+    "|(?<![0-9#*\xa9\xae\u2000-\u32ff\U0001f000-\U0001ffff])[\ufe0e\ufe0f]"
+    "|(?<![\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\U000e0100-\U000e01ef]"
 )
 """Control characters, and those that are invisible or turn the direction of what follows.
 
-A non-joiner is right after a letter of a script that joins (Persian), and so is the mark that makes a symbol a picture."""
+Some are right after certain letters: joiners and non-joiners in scripts that join (Persian, Sinhala), joiners and the choice
+between symbol and picture after emoji, variants of a form after an ideograph (Japanese names)."""
 
 Path_ = tuple[str | int, ...]
 
@@ -87,3 +92,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     candidates = [other for other in itertools.islice(known, 5_000) if len(other) <= 100] if len(name) <= 100 else []
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(source: Source, where: Path_, kind: str, name: str, known: Collection[str]) -> Iterator[Problem]:
+    if name not in known:
+        yield source.problem(where, f"unknown {kind} {name!r}{nearest(name, known)}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from scripts.cards.packaged import Packaged, Photograph
 from scripts.cards.values import Build, Identifier, Line, Model, Name, Prose, Size, Slug, Url
 
 
@@ -195,6 +196,9 @@ class Vocabulary(Model):
     """Cards whose sweeps over pixels share a figure."""
     sweeps: tuple[Sweep, ...] = ()
     side_by_side: SideBySide | None = None
+    packaged: dict[Slug, Packaged] = Field(default_factory=dict)
+    photographs: dict[Slug, Photograph] = Field(default_factory=dict)
+    """What all models of a task are shown on."""
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; of an unknown one, which `check` tells where it stands, a plain stand-in."""

@@ -11,51 +11,92 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
+from scripts.checkpoints.clips import ON_A_CLIP, clip_runner
+from scripts.checkpoints.containers import UnavailableError, path_of
 from scripts.checkpoints.found import Attempt, Prompt
-from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, runner
+from scripts.checkpoints.packaged import packaged_runner, taken_by
+from scripts.checkpoints.pictures import Kind, Picture
+from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, Runner, runner
 from scripts.checkpoints.snippets import FOLDERS, brings_code
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 REPEATS = 3
 ENOUGH_SECONDS = 2.0
 
 
-def refused(checkpoint: Checkpoint) -> str | None:
-    """Why a checkpoint cannot be tried on a picture, before anything is loaded; None if it can be."""
-    library = checkpoint.load.library
-    if checkpoint.output not in ON_A_PICTURE:
-        return f"gives {checkpoint.output}; clips, volumes and keypoints are not yet tried here"
-    if library not in LIBRARIES:
-        return f"loads with {library}, which is not yet tried here"
+def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
+    """Why a checkpoint cannot be tried on something of a kind anywhere; None if it can be where its library is."""
+    takes = takes_of(checkpoint)
+    if takes is None:
+        return f"gives {checkpoint.output}, which is not yet tried here"
+    if takes != kind and (takes, kind) != ("picture", "clip"):  # of a clip a model of pictures sees the first frame
+        return f"takes a {takes}, and this is a {kind}"
+    if checkpoint.load.library not in LIBRARIES:
+        return f"loads with {checkpoint.load.library}, which is not yet tried here"
+    if checkpoint.load.class_.startswith("Sam3Video"):
+        return "follows a text through a clip, which is not yet tried here"
     if brings_code(checkpoint):
         return "runs code that comes with the weights; read that code, then run the snippet of its page yourself"
-    if importlib.util.find_spec(library) is None:
-        return f"needs the package {library}: pip install {library}"
     return None
 
 
+def takes_of(checkpoint: Checkpoint) -> Kind | None:
+    """What a checkpoint looks at, if it is of a kind that is tried here."""
+    return "picture" if checkpoint.output in ON_A_PICTURE else "clip" if checkpoint.output in ON_A_CLIP else None
+
+
+def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
+    """Why a checkpoint cannot be tried here, before anything is loaded; None if it can be."""
+    why, library = unfit(checkpoint, kind), checkpoint.load.library
+    if why is None and importlib.util.find_spec(library) is None:
+        return f"needs the package {library}: pip install {library}"
+    return why
+
+
 def attempt(
-    id: str, checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str = "cpu", random: bool = False
+    id: str, checkpoint: Checkpoint, picture: Picture, prompt: Prompt, device: str = "cpu", random: bool = False
 ) -> Attempt:
     """What a checkpoint makes of a picture; whatever goes wrong becomes the attempt's error."""
-    if why := refused(checkpoint):
+    if why := refused(checkpoint, picture.kind):
         return Attempt(id, error=why)
-    library = checkpoint.load.library
-    versions = {name: importlib.metadata.version(name) for name in dict.fromkeys(("torch", library))}
+
+    def load() -> Runner:
+        if takes_of(checkpoint) == "clip":
+            return clip_runner(checkpoint, picture, prompt, device, random)
+        return runner(checkpoint, picture.image, prompt, device, random)
+
+    return _attempt(id, load, device, ("torch", checkpoint.load.library), lambda: missing(checkpoint))
+
+
+def attempt_packaged(id: str, packaged: Packaged, picture: Picture, device: str = "cpu") -> Attempt:
+    """What weights of a package make of a picture or a volume."""
+    takes = taken_by(packaged)
+    if (takes == "volume") != (picture.kind == "volume"):
+        return Attempt(id, error=f"takes a {takes}, and this is a {picture.kind}")
+    try:
+        path = path_of(packaged.file)
+    except UnavailableError as error:
+        return Attempt(id, error=str(error))
+    return _attempt(id, lambda: packaged_runner(packaged, path, picture, device), device, ("torch",), lambda: None)
+
+
+def _attempt(
+    id: str, load: Callable[[], Runner], device: str, packages: tuple[str, ...], lacking: Callable[[], str | None]
+) -> Attempt:
+    """Load and run; `lacking` says which file an error may be about."""
+    versions = {name: importlib.metadata.version(name) for name in dict.fromkeys(packages)}
     try:
         began = time.perf_counter()
-        loaded = runner(checkpoint, image, prompt, device, random)
+        loaded = load()
         seconds = time.perf_counter() - began
         outputs, ms = _timed(loaded.forward, device)
         return Attempt(id, loaded.read(outputs), "", device, seconds, ms, _peak(device), versions)
     except Exception as error:  # whatever a library raises is told, and the others go on
-        lacking = missing(checkpoint) if is_about_files(error) else None
-        return Attempt(id, error=lacking or in_a_line(error), device=device, versions=versions)
+        why = lacking() if is_about_files(error) else None
+        return Attempt(id, error=why or in_a_line(error), device=device, versions=versions)
 
 
 def in_a_line(error: BaseException) -> str:

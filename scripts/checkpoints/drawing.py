@@ -37,13 +37,18 @@ def drawn(image: Image.Image, found: Found, prompt: Prompt) -> Image.Image:
     return _marked(_veiled(image, found), found, prompt)
 
 
-def data_uri(image: Image.Image) -> str:
-    """A picture within a page."""
+def jpeg(image: Image.Image, longest: int) -> bytes:
+    """A picture as a file, made smaller if need be."""
     small = image.copy()
-    small.thumbnail((SHOWN, SHOWN))
+    small.thumbnail((longest, longest))
     held = io.BytesIO()
     small.save(held, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+    return held.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """A picture within a page."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image, SHOWN)).decode("ascii")
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

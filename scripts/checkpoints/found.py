@@ -27,6 +27,13 @@ class Prompt:
         return Prompt(point, box, self.texts)  # type: ignore[arg-type]
 
 
+def used(prompt: Prompt, output: str, size: tuple[int, int]) -> Prompt:
+    """The part of a prompt that a model was shown on a picture of a size: a box, else a click, else one at the middle."""
+    if output != "masks of a prompt":
+        return Prompt()
+    return Prompt(box=prompt.box) if prompt.box else Prompt(point=prompt.point or (size[0] / 2, size[1] / 2))
+
+
 @dataclass(frozen=True)
 class Thing:
     """An object, a segment or a class with its name, and with a score, a box and a mask where there are such."""
@@ -46,6 +53,19 @@ class Found:
     features: np.ndarray[Any, Any] | None = None
     """Rows x columns x channels: a vector for each patch."""
     remark: str = ""
+
+    @property
+    def is_on_picture(self) -> bool:
+        """Whether there is something to draw."""
+        placed = any(thing.box is not None or thing.mask is not None for thing in self.things)
+        return placed or self.depth is not None or self.features is not None
+
+    @property
+    def legend(self) -> str:
+        """What the colours mean, where they are no veils and boxes."""
+        if self.features is not None:
+            return "patch features: their first three principal components as red, green and blue"
+        return "depth, brighter is larger" if self.depth is not None else ""
 
 
 @dataclass(frozen=True)

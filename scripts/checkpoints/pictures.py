@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from scripts.checkpoints.volumes import SUFFIXES, Volume, read_volume
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+    Array = np.ndarray[Any, Any]
+
+T = TypeVar("T")
 
 MOST_PIXELS = 89_478_485
 """As many as Pillow takes without a warning; a file that says more may be made to fill the memory."""
 
 LONGEST = 2048
 """Longest side of a picture that is tried: masks of many objects have its size."""
+
+
+MOST_FRAMES = 64
+"""Of a clip, evenly over it."""
+
+LONGEST_FRAME = 1024
+SHOWN_FRAMES = 8
+COLUMNS = 4
+
+Kind = Literal["picture", "clip", "volume"]
 
 
 class UnfitPictureError(Exception):
@@ -27,16 +46,57 @@ class Picture:
 
     image: Image.Image
     notes: tuple[str, ...]
-    scale: float
+    scale: float = 1.0
     """Its size in that of the file: points and boxes of the reader are multiplied by it."""
+    volume: Volume | None = None
+    """What the picture shows slices of, if it is of a scan."""
+    frames: tuple[Image.Image, ...] = ()
+    """Of a clip, all of one size; the picture is the first."""
+
+    @property
+    def kind(self) -> Kind:
+        return "volume" if self.volume else "clip" if self.frames else "picture"
+
+    @property
+    def sheet(self) -> Image.Image:
+        """Some frames of a clip, evenly over it."""
+        import numpy as np
+        from PIL import Image
+
+        return Image.fromarray(sheet([np.asarray(each) for each in some(self.frames)]))
+
+
+def evenly(there: int, wanted: int) -> list[int]:
+    """So many numbers below `there`, from the first to the last."""
+    return [round(n * (there - 1) / max(wanted - 1, 1)) for n in range(wanted)]
+
+
+def some(frames: Sequence[T]) -> list[T]:
+    """As many as a sheet shows."""
+    return [frames[n] for n in evenly(len(frames), min(len(frames), SHOWN_FRAMES))]
+
+
+def sheet(frames: Sequence[Array]) -> Array:
+    """Frames (H, W, ...) in rows of a few, one after the other; what is left of the last row is zero."""
+    import numpy as np
+
+    columns = min(COLUMNS, len(frames))
+    filled = [*frames, *[np.zeros_like(frames[0])] * (-len(frames) % columns)]
+    rows = [np.concatenate(filled[n : n + columns], 1) for n in range(0, len(filled), columns)]
+    whole: Array = np.concatenate(rows, 0)
+    return whole
 
 
 def open_picture(path: Path) -> Picture:
-    """The picture of a file; raises UnfitPictureError if there is none."""
+    """The picture of a file, or the frames of a folder; raises UnfitPictureError if there is none."""
     from PIL import Image, UnidentifiedImageError
 
+    if path.is_dir():
+        return _clip(path)
     if not path.is_file():
         raise UnfitPictureError(f"{path}: no such file")
+    if path.name.endswith(SUFFIXES):
+        return _scan(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is looked at below, or of no account
@@ -52,6 +112,53 @@ def open_picture(path: Path) -> Picture:
         raise UnfitPictureError(f"{path}: a broken picture: {' '.join(str(error).split())}") from None
 
 
+def _clip(folder: Path) -> Picture:
+    """The pictures of a folder as frames, in the order of their names."""
+    from PIL import Image
+
+    Image.init()
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in Image.registered_extensions())
+    if len(paths) < 2:
+        raise UnfitPictureError(f"{folder}: fewer than two pictures, which is no clip")
+    frames, scale = [], 1.0
+    for number in evenly(len(paths), min(len(paths), MOST_FRAMES)):
+        opened = open_picture(paths[number])
+        frames.append(_small(opened.image))
+        scale = opened.scale * frames[0].width / opened.image.width
+    if len({each.size for each in frames}) > 1:
+        raise UnfitPictureError(f"{folder}: pictures of different sizes, which are no frames of one clip")
+    return _of_frames(frames, len(paths), scale)
+
+
+def _small(frame: Image.Image) -> Image.Image:
+    """In a size that many frames can be handled in."""
+    small = frame.copy()
+    small.thumbnail((LONGEST_FRAME, LONGEST_FRAME))
+    return small
+
+
+def _of_frames(frames: Sequence[Image.Image], there: int, scale: float) -> Picture:
+    notes = [f"{there} frames, of which models of pictures see the first"]
+    notes += [f"{len(frames)} of them are read"] if len(frames) < there else []
+    return Picture(frames[0], tuple(notes), scale, frames=tuple(frames))
+
+
+def _animation(opened: Image.Image, there: int) -> Picture:
+    frames = []
+    for number in evenly(there, min(there, MOST_FRAMES)):
+        opened.seek(number)
+        frames.append(_small(_in_colours(opened.copy())[0]))
+    return _of_frames(frames, there, frames[0].width / opened.width)
+
+
+def _scan(path: Path) -> Picture:
+    try:
+        volume, notes = read_volume(path)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UnfitPictureError(f"{path}: a broken volume: {' '.join(str(error).split())}") from None
+    return Picture(volume.image(), notes, volume=volume)
+
+
 def _too_large(path: Path, size: str) -> str:
     return f"{path}: {size} pixels; more than {MOST_PIXELS:,} are not read, make it smaller first"
 
@@ -59,10 +166,10 @@ def _too_large(path: Path, size: str) -> str:
 def _fit(opened: Image.Image) -> Picture:
     from PIL import Image, ImageOps
 
-    notes = []
     frames = getattr(opened, "n_frames", 1)
     if frames > 1:
-        notes.append(f"the first of {frames} frames")
+        return _animation(opened, frames)
+    notes = []
     opened.load()
     upright = ImageOps.exif_transpose(opened)
     if upright.size != opened.size or opened.getexif().get(0x0112, 1) != 1:

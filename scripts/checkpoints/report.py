@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from scripts.cards.releases import Checkpoint
+from scripts.cards.packaged import Packaged
+from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.drawing import colour_of, data_uri, drawn
-from scripts.checkpoints.found import Attempt, Prompt
+from scripts.checkpoints.found import Attempt, Prompt, used
+from scripts.checkpoints.packaged import OUTPUTS
 from scripts.checkpoints.pictures import Picture
 from scripts.checkpoints.snippets import snippet
 
@@ -29,38 +31,59 @@ pre { overflow-x: auto; border: 1px solid var(--line); padding: .5rem; font-size
 
 @dataclass(frozen=True)
 class Tried:
-    """A checkpoint with how it went."""
+    """Weights with how it went, and what is said of them."""
 
-    model: str
-    checkpoint: Checkpoint
+    title: str
+    output: Output
+    form: str
     licence: str
+    """Of the weights; whether they are gated."""
     attempt: Attempt
+    lines: str | None = None
+    """How to load them."""
+    relation: str = ""
+    """What they are, if they are no model's own."""
+
+
+def tried(model: str, checkpoint: Checkpoint, licence: str, attempt: Attempt) -> Tried:
+    """A checkpoint of a card."""
+    title = checkpoint.name if model in checkpoint.name else f"{model}: {checkpoint.name}"
+    gated = ", gated" if checkpoint.gated else ""
+    return Tried(title, checkpoint.output, checkpoint.form, licence + gated, attempt, snippet(checkpoint))
+
+
+def tried_packaged(packaged: Packaged, attempt: Attempt) -> Tried:
+    """Weights of a package."""
+    file, output = packaged.file, OUTPUTS[packaged.reader]
+    relation = f"{packaged.relation} Origin: {packaged.origin} From the package {file.package} {file.version}."
+    return Tried(packaged.name, output, output, packaged.licence, attempt, relation=relation)
 
 
 def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, random: bool) -> str:
     """The text of the page."""
     notes = "; ".join([f"{picture.image.width} x {picture.image.height} pixels", *picture.notes])
+    shown = picture.sheet if picture.frames else picture.image
     warning = "<p class=failed>Random weights: what is shown says nothing of the models.</p>" if random else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(name)}, tried</title><style>{STYLE}</style></head><body>\n<header><h1>{escape(name)}</h1>\n"
         f"<p class=facts>{escape(notes)}</p>{warning}</header>\n<main>\n"
-        f'<article><h2>The picture</h2><img src="{data_uri(picture.image)}" alt="The picture as it was given"></article>\n'
+        f'<article><h2>The picture</h2><img src="{data_uri(shown)}" alt="The picture as it was given"></article>\n'
         + "\n".join(_article(each, picture, prompt) for each in tried)
         + "\n</main></body></html>\n"
     )
 
 
 def _article(tried: Tried, picture: Picture, prompt: Prompt) -> str:
-    lines = snippet(tried.checkpoint)
     code = (
-        f"<details><summary>Load it yourself</summary><pre tabindex=0><code>{escape(lines)}</code></pre></details>"
-        if lines
+        f"<details><summary>Load it yourself</summary><pre tabindex=0><code>{escape(tried.lines)}</code></pre></details>"
+        if tried.lines
         else ""
     )
+    relation = f"<p>{escape(tried.relation)}</p>" if tried.relation else ""
     return (
-        f'<article id="{escape(tried.attempt.id)}"><h2>{escape(_title(tried))}</h2>\n'
-        f"{_outcome(tried, picture, prompt)}\n<p class=facts>{escape(_facts(tried))}</p>{code}</article>"
+        f'<article id="{escape(tried.attempt.id)}"><h2>{escape(tried.title)}</h2>\n'
+        f"{_outcome(tried, picture, prompt)}\n{relation}<p class=facts>{escape(_facts(tried))}</p>{code}</article>"
     )
 
 
@@ -68,46 +91,24 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     found = tried.attempt.found
     if found is None:
         return f"<p class=failed>{escape(tried.attempt.error)}</p>"
-    output = tried.checkpoint.output
-    on_picture = found.depth is not None or found.features is not None or any(
-        thing.box is not None or thing.mask is not None for thing in found.things
-    )  # fmt: skip
-    alt = f"{output} by {tried.checkpoint.name}: " + (", ".join(each.name for each in found.things) or "see the remark")
-    image = (
-        f'<img src="{data_uri(drawn(picture.image, found, _used(prompt, output, picture)))}" alt="{escape(alt)}">'
-        if on_picture
-        else ""
-    )
+    alt = f"{tried.output} by {tried.title}: " + (", ".join(each.name for each in found.things) or "see the remark")
+    base = picture.sheet if tried.output.endswith("of a clip") else picture.image
+    shown = drawn(base, found, used(prompt, tried.output, picture.image.size)) if found.is_on_picture else None
+    image = f'<img src="{data_uri(shown)}" alt="{escape(alt)}">' if shown else ""
     rows = "".join(
         f'<li><span class=mark style="background:{colour_of(number)}"></span> {escape(thing.name)}'
         f"{f' {thing.score:.3f}' if thing.score is not None else ''}</li>"
         for number, thing in enumerate(found.things)
     )
-    nothing = not on_picture and not rows
-    remark = "; ".join(filter(None, [_legend(tried), found.remark, "nothing found" if nothing else ""]))
+    nothing = "" if found.is_on_picture or rows else "nothing found"
+    remark = "; ".join(filter(None, [_legend(tried), found.remark, nothing]))
     return f"{image}<p class=remark>{escape(remark)}</p>" + (f"<ol>{rows}</ol>" if rows else "")
-
-
-def _title(tried: Tried) -> str:
-    name = tried.checkpoint.name
-    return name if tried.model in name else f"{tried.model}: {name}"
-
-
-def _used(prompt: Prompt, output: str, picture: Picture) -> Prompt:
-    """The part of a prompt that a model was shown: a box, else a click, else one at the middle."""
-    if output != "masks of a prompt":
-        return Prompt()
-    middle = (picture.image.width / 2, picture.image.height / 2)
-    return Prompt(box=prompt.box) if prompt.box else Prompt(point=prompt.point or middle)
 
 
 def _legend(tried: Tried) -> str:
     found = tried.attempt.found
-    if found is not None and found.depth is not None:
-        return f"depth, brighter is larger: {tried.checkpoint.form}"
-    if found is not None and found.features is not None:
-        return "patch features: their first three principal components as red, green and blue"
-    return tried.checkpoint.output
+    depth = f": {tried.form}" if found and found.depth is not None else ""
+    return f"{found.legend}{depth}" if found and found.legend else tried.output
 
 
 def _facts(tried: Tried) -> str:
@@ -120,5 +121,5 @@ def _facts(tried: Tried) -> str:
     if done.peak_mb is not None:
         whose = "of the process with its libraries" if done.device == "cpu" else "of the accelerator"
         facts.append(f"{done.peak_mb:,.0f} MB at the peak {whose}")
-    facts.append(f"weights: {tried.licence}{', gated' if tried.checkpoint.gated else ''}")
+    facts.append(f"weights: {tried.licence}")
     return "; ".join([*facts, *(f"{name} {version}" for name, version in done.versions.items())])

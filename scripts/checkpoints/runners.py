@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.3
+WORD_THRESHOLD = 0.25
+"""From which score on a word of the text belongs to the name of a box."""
 MOST_THINGS = 40
 BEST = 5
 TEXTS = ("a cat", "a person")
@@ -38,7 +40,11 @@ class Runner:
 
 
 def runner(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
-    """Load a checkpoint; with `random`, its architecture without its weights."""
+    """Load a checkpoint; with `random`, its architecture with weights of chance, the same each time."""
+    if random:
+        import torch
+
+        torch.manual_seed(0)
     return LIBRARIES[checkpoint.load.library](checkpoint, image, prompt, device, random)
 
 
@@ -99,13 +105,14 @@ class Reading:
 Read = Callable[[Any], Found]
 
 
-def _best(scores: torch.Tensor, name: Callable[[int], str]) -> Found:
-    best = scores.float().cpu().topk(min(BEST, len(scores)))
-    return Found(tuple(Thing(name(n), p) for n, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+def best(scores: torch.Tensor, name: Callable[[int], str]) -> Found:
+    """The likeliest classes."""
+    top = scores.float().cpu().topk(min(BEST, len(scores)))
+    return Found(tuple(Thing(name(n), p) for n, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)))
 
 
 def _classes(r: Reading) -> Read:
-    return lambda outputs: _best(outputs.logits[0].softmax(-1), r.name)
+    return lambda outputs: best(outputs.logits[0].softmax(-1), r.name)
 
 
 def _boxes(r: Reading) -> Read:
@@ -196,8 +203,8 @@ def _masks_of_a_text(r: Reading) -> Read:
 def _boxes_of_a_text(r: Reading) -> Read:
     def read(outputs: Any) -> Found:
         post = r.processor.post_process_grounded_object_detection
-        found = post(outputs, threshold=TEXT_THRESHOLD, target_sizes=[r.size])[0]
-        return things(found["text_labels"], found["scores"], found["boxes"])
+        found = post(outputs, threshold=TEXT_THRESHOLD, text_threshold=WORD_THRESHOLD, target_sizes=[r.size])[0]
+        return things([text or "unnamed" for text in found["text_labels"]], found["scores"], found["boxes"])
 
     return read
 
@@ -270,7 +277,7 @@ def _timm(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: st
         return Runner(lambda: model.forward_features(batch), lambda out: patches(out[0], *batch.shape[-2:]))
     subset = timm.data.infer_imagenet_subset(model)
     name = timm.data.ImageNetInfo(subset).index_to_description if subset else str
-    return Runner(lambda: model(batch), lambda out: _best(out[0].softmax(-1), name))
+    return Runner(lambda: model(batch), lambda out: best(out[0].softmax(-1), name))
 
 
 def _torchvision(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
@@ -285,7 +292,7 @@ def _torchvision(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, dev
     model = (make(weights=None, **options) if random else make(weights=weights)).eval().requires_grad_(False).to(device)
     picture = weights.transforms()(image).to(device)
     if checkpoint.output == "classes":
-        return Runner(lambda: model(picture[None]), lambda out: _best(out[0].softmax(-1), names.__getitem__))
+        return Runner(lambda: model(picture[None]), lambda out: best(out[0].softmax(-1), names.__getitem__))
     if checkpoint.output == "semantic map":
         return Runner(
             lambda: model(picture[None])["out"], lambda out: by_class(_enlarged(out, image), names.__getitem__)

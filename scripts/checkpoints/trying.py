@@ -5,56 +5,109 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TypeVar
 
+from scripts.cards.library import Library
+from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
-from scripts.checkpoints.attempt import attempt, refused
+from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
 from scripts.checkpoints.found import Attempt, Prompt
-from scripts.checkpoints.pictures import UnfitPictureError, open_picture
-from scripts.checkpoints.report import Tried, page
+from scripts.checkpoints.packaged import taken_by
+from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
+from scripts.checkpoints.report import Tried, page, tried, tried_packaged
 from scripts.files import write
 from scripts.machine import device_class
 
+T = TypeVar("T")
 Chosen = tuple[Card, str, Checkpoint]
+Tries = list[tuple[str, str, Callable[[], Tried]]]
+"""Id, what is loaded, and what tries it in a process of its own."""
 
 
-def try_picture(cards: Mapping[str, Card], options: argparse.Namespace) -> int:
+def try_picture(library: Library, options: argparse.Namespace) -> int:
     """Run what is asked for and write the page; 1 if nothing ran."""
-    chosen, problems = choose(cards, options.models, options.checkpoint)
-    for problem in problems:
-        print(problem, file=sys.stderr)
     try:
         picture = open_picture(options.picture)
     except UnfitPictureError as error:
         print(error, file=sys.stderr)
         return 1
-    if not chosen:
-        return 1
     prompt = Prompt(options.point, options.box, options.text).scaled(picture.scale)
-    random, device = options.weights == "random", device_class(options.device)
-    tried = []
-    for card, key, checkpoint in chosen:
-        print(f"{card.slug}/{key}: loading {checkpoint.load.name}", flush=True)
-        done = _apart(f"{card.slug}/{key}", checkpoint, picture.image, prompt, device, random)
-        how = f"{done.ms:,.0f} ms on {done.device}" if done.ms is not None else done.error
-        print(f"{done.id}: {how}", file=sys.stderr if done.error else sys.stdout, flush=True)
-        tried.append(Tried(card.name, checkpoint, _licence(card, checkpoint), done))
-    path = options.out / f"{options.picture.stem}.html"
-    write(path, page(options.picture.name, picture, tried, prompt, random).encode())
-    print(f"{path}: {len(tried)} tried, {sum(each.attempt.found is not None for each in tried)} ran")
-    return 0 if any(each.attempt.found is not None for each in tried) else 1
+    tries, problems = _tries(library, picture, prompt, options)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not tries:
+        return 1
+    outcomes = []
+    for id, what, run in tries:
+        print(f"{id}: loading {what}", flush=True)
+        outcomes.append(done := run())
+        how = done.attempt
+        said = f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else how.error
+        print(f"{id}: {said}", file=sys.stderr if how.error else sys.stdout, flush=True)
+    path = options.out / f"{options.picture.name.partition('.')[0]}.html"
+    write(path, page(options.picture.name, picture, outcomes, prompt, options.weights == "random").encode())
+    ran = sum(each.attempt.found is not None for each in outcomes)
+    print(f"{path}: {len(outcomes)} tried, {ran} ran")
+    return 0 if ran else 1
 
 
-def _apart(id: str, checkpoint: Checkpoint, *arguments: object) -> Attempt:
-    """An attempt in a process of its own: if the system ends that one, for want of memory, the others go on."""
+def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse.Namespace) -> tuple[Tries, list[str]]:
+    """What is to be run, and in a line each why something is not."""
+    device = device_class(options.device)
+    if options.weights == "packaged":
+        packaged, problems = choose_packaged(library.vocabulary.packaged, options.models, picture.kind)
+        return [
+            (key, f"{each.file.package} {each.file.version}", partial(_try_packaged, key, each, picture, device))
+            for key, each in packaged.items()
+        ], problems
+    chosen, problems = choose(library.cards, options.models, options.checkpoint, picture.kind)
+    rest = (picture, prompt, device, options.weights == "random")
+    return [
+        (f"{card.slug}/{key}", each.load.name, partial(_try_checkpoint, card, key, each, *rest))
+        for card, key, each in chosen
+    ], problems
+
+
+def _try_checkpoint(card: Card, key: str, checkpoint: Checkpoint, *rest: object) -> Tried:
+    done = _apart(attempt, f"{card.slug}/{key}", checkpoint, *rest)
+    return tried(card.name, checkpoint, _licence(card, checkpoint), done)
+
+
+def _try_packaged(key: str, packaged: Packaged, *rest: object) -> Tried:
+    return tried_packaged(packaged, _apart(attempt_packaged, key, packaged, *rest))
+
+
+def _apart(run: Callable[..., Attempt], id: str, *arguments: object) -> Attempt:
+    done = in_a_process(run, id, *arguments)
+    return done or Attempt(id, error="its process was ended, most likely for want of memory")
+
+
+def in_a_process(run: Callable[..., T], *arguments: object) -> T | None:
+    """What a function returns in a process of its own; None if the system ends that one, so that others go on."""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(attempt, id, checkpoint, *arguments).result()  # type: ignore[arg-type]
+            return pool.submit(run, *arguments).result()
     except BrokenProcessPool:
-        return Attempt(id, error="its process was ended, most likely for want of memory")
+        return None
+
+
+def choose_packaged(
+    packaged: Mapping[str, Packaged], models: Sequence[str], kind: Kind
+) -> tuple[dict[str, Packaged], list[str]]:
+    """The weights of packages that look at a kind of thing: those shown on the named cards, or all."""
+    wanted = {key: each for key, each in packaged.items() if not models or each.card in models}
+    lacking = [slug for slug in models if not any(each.card == slug for each in packaged.values())]
+    fit = {key: each for key, each in wanted.items() if (taken_by(each) == "volume") == (kind == "volume")}
+    problems = [f"{slug}: no package carries weights that are shown on its page" for slug in lacking]
+    problems += [
+        f"{key}: takes a {taken_by(each)}, and this is a {kind}" for key, each in wanted.items() if key not in fit
+    ]
+    return fit, problems if models or not fit else []
 
 
 def _licence(card: Card, checkpoint: Checkpoint) -> str:
@@ -62,13 +115,17 @@ def _licence(card: Card, checkpoint: Checkpoint) -> str:
     return found or "not stated"
 
 
-def choose(cards: Mapping[str, Card], models: Sequence[str], ids: Sequence[str]) -> tuple[list[Chosen], list[str]]:
+def choose(
+    cards: Mapping[str, Card], models: Sequence[str], ids: Sequence[str], kind: Kind = "picture"
+) -> tuple[list[Chosen], list[str]]:
     """The checkpoints that are asked for, and in a line each why others are not run.
 
     Of a model that is named alone, the first checkpoint on its card that can be tried, one without a gate if there is one.
     """
     if not models and not ids:
-        tryable = [slug for slug, card in cards.items() if any(not refused(each) for each in card.checkpoints.values())]
+        tryable = [
+            slug for slug, card in cards.items() if any(not refused(each, kind) for each in card.checkpoints.values())
+        ]
         return [], [f"say which with --models: {', '.join(tryable) or 'no card has checkpoints that can be tried'}"]
     chosen: list[Chosen] = []
     problems: list[str] = []
@@ -78,23 +135,28 @@ def choose(cards: Mapping[str, Card], models: Sequence[str], ids: Sequence[str])
             problems.append(f"{slug}: no such card; there are {', '.join(cards)}")
         elif not card.checkpoints:
             problems.append(f"{slug}: its card names no checkpoint")
-        elif found := _easiest(card):
+        elif found := easiest(card, kind):
             chosen.append((card, found, card.checkpoints[found]))
         else:
-            problems.append(f"{slug}: {refused(next(iter(card.checkpoints.values())))}")
+            problems.append(f"{slug}: {refused(next(iter(card.checkpoints.values())), kind)}")
     for id in ids:
         slug, _, key = id.partition("/")
         card = cards.get(slug)
         if card is None or key not in card.checkpoints:
             known = f"; it has {', '.join(f'{slug}/{each}' for each in card.checkpoints)}" if card else ""
             problems.append(f"{id}: no such checkpoint{known}")
-        elif why := refused(card.checkpoints[key]):
+        elif why := refused(card.checkpoints[key], kind):
             problems.append(f"{id}: {why}")
         else:
             chosen.append((card, key, card.checkpoints[key]))
     return chosen, problems
 
 
-def _easiest(card: Card) -> str | None:
-    fit = [key for key, each in card.checkpoints.items() if not refused(each)]
-    return next((key for key in fit if not card.checkpoints[key].gated), fit[0] if fit else None)
+def easiest(card: Card, kind: Kind = "picture") -> str | None:
+    """The first checkpoint of a card that can be tried on something of a kind; first those made for it, and without a gate."""
+    fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
+    return min(fit, key=lambda key: _hardness(card.checkpoints[key], kind), default=None)
+
+
+def _hardness(checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool]:
+    return takes_of(checkpoint) != kind, checkpoint.gated

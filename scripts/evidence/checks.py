@@ -18,7 +18,7 @@ from scripts.cards import prose
 from scripts.cards.claims import Reported
 from scripts.cards.library import Library
 from scripts.cards.numbers import Conditions, Variant
-from scripts.cards.problems import Path_, Problem, Source, nearest
+from scripts.cards.problems import Path_, Problem, Source, nearest, unknown
 from scripts.cards.prose import reference_kind
 from scripts.cards.schema import Card
 from scripts.cards.values import si
@@ -26,6 +26,7 @@ from scripts.evidence.knowledge import SIZE_METRICS, difference
 from scripts.evidence.published import BrokenCardError, find, numbers_of, own_size
 from scripts.evidence.runs import Outcome, check_shown, owners_of
 from scripts.evidence.verdicts import check_reported
+from scripts.evidence.words import check_words
 from scripts.machine import call_all
 from scripts.runs.record import Record
 
@@ -64,9 +65,7 @@ def check_library(
         return [*check_card(library, slug, examples, runs or {}), *_check_counts(library, slug, counts or {})]
 
     found = call_all([functools.partial(of_card, slug) for slug in library.cards], jobs)
-    return sorted(
-        [*itertools.chain(*found), *_check_notes(library), *_check_glossary(library), *_check_sweeps(library)]
-    )
+    return sorted([*itertools.chain(*found), *check_words(library)])
 
 
 def check_card(
@@ -121,17 +120,17 @@ def _check_names(library: Library, slug: str, values: Values) -> Iterator[Proble
         if not isinstance(value, str) or where[:1] == ("references",):
             continue
         if key in ("paper", "reference") or (key == "source" and where[0] == "tables"):
-            yield from _unknown(source, where, "reference", value, card.references)
+            yield from unknown(source, where, "reference", value, card.references)
         elif key in ("card", "choose"):
-            yield from _unknown(source, where, "card", value, library.sources)
+            yield from unknown(source, where, "card", value, library.sources)
             if value == slug:
                 yield source.problem(where, f"the card {slug!r} names itself")
         elif where[0] == "tasks":
-            yield from _unknown(source, where, "task", value, tasks)
+            yield from unknown(source, where, "task", value, tasks)
         elif where == ("family",):
-            yield from _unknown(source, where, "family", value, library.names("families"))
+            yield from unknown(source, where, "family", value, library.names("families"))
         elif len(where) > 1 and where[-2] == "despite":
-            yield from _unknown(source, where, "condition", value, Conditions.model_fields)
+            yield from unknown(source, where, "condition", value, Conditions.model_fields)
         elif key in ("code", "weights") and where[0] == "licences":
             yield from _check_licence(source, where, value)
         elif where[0] == "licences" and where[-2] in ("data", "packages", "variants"):
@@ -146,7 +145,7 @@ def _check_release(library: Library, slug: str, where: Path_, value: str) -> Ite
         "data": (data, "data set of _licences.yml"), "packages": (packages, "package of _licences.yml"),
         "variants": (library.cards[slug].variants, "variant"),
     }[kind]  # fmt: skip
-    yield from _unknown(library.sources[slug], where, word, value, known)
+    yield from unknown(library.sources[slug], where, word, value, known)
 
 
 def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
@@ -154,9 +153,9 @@ def _check_rows(library: Library, slug: str) -> Iterator[Problem]:
     for variant_id, variant in card.variants.items():
         for table_id, row in variant.numbers.items():
             where = ("variants", variant_id, "numbers", table_id)
-            yield from _unknown(source, where, "table", table_id, card.tables)
+            yield from unknown(source, where, "table", table_id, card.tables)
             for metric in row.values:
-                yield from _unknown(source, (*where, metric), "metric", metric, metrics)
+                yield from unknown(source, (*where, metric), "metric", metric, metrics)
 
 
 def _check_frameworks(library: Library, slug: str) -> Iterator[Problem]:
@@ -180,9 +179,9 @@ def _check_checkpoints(library: Library, slug: str) -> Iterator[Problem]:
     releases = [release.name for release in card.licences.releases]
     for key, checkpoint in card.checkpoints.items():
         where = ("checkpoints", key)
-        yield from _unknown(source, (*where, "system"), "system", checkpoint.system, rows)
-        yield from _unknown(source, (*where, "task"), "task of this card", checkpoint.task, card.tasks)
-        yield from _unknown(source, (*where, "release"), "release", checkpoint.release, releases)
+        yield from unknown(source, (*where, "system"), "system", checkpoint.system, rows)
+        yield from unknown(source, (*where, "task"), "task of this card", checkpoint.task, card.tasks)
+        yield from unknown(source, (*where, "release"), "release", checkpoint.release, releases)
 
 
 def _check_counts(library: Library, slug: str, counts: Mapping[str, Counted]) -> Iterator[Problem]:
@@ -224,11 +223,6 @@ def _gap_text(variant: Variant, gap: str) -> str:
         f"{variant.name}: {gap}, more than {COUNT_TOLERANCE:.0%}; correct the figure, its input or `build`, "
         "or say in `differs` why they are not the same"
     )
-
-
-def _unknown(source: Source, where: Path_, kind: str, name: str, known: Any) -> Iterator[Problem]:
-    if name not in known:
-        yield source.problem(where, f"unknown {kind} {name!r}{nearest(name, known)}")
 
 
 def _check_licence(source: Source, where: Path_, value: str) -> Iterator[Problem]:
@@ -353,45 +347,3 @@ def _check_references_used(library: Library, slug: str, values: Values) -> Itera
     for key in card.references:
         if key not in used:
             yield source.problem(("references", key), f"the reference {key!r} is never cited", "warning")
-
-
-def _check_notes(library: Library) -> Iterator[Problem]:
-    """Each line of the notes leads to a field or a claim that exists."""
-    for i, note in enumerate(library.vocabulary.notes):
-        for k, place in enumerate(note.places):
-            where, source = ("notes", i, "places", k), library.word_sources["notes"]
-            card = library.cards.get(place.card)
-            if card is None:
-                yield from _unknown(source, (*where, "card"), "card", place.card, library.sources)
-            elif place.claim is not None:
-                claims = [claim.claim for claim in (*card.pros, *card.cons)]
-                yield from _unknown(source, (*where, "claim"), f"claim of {card.slug}", place.claim, claims)
-            elif place.field not in type(card).model_fields:
-                yield source.problem(where, f"a place names a claim or a field of the card {card.slug!r}")
-
-
-def _check_sweeps(library: Library) -> Iterator[Problem]:
-    """A sweep is of a known card and axis, and the claim that it names is there."""
-    words, source = library.vocabulary, library.word_sources.get("sweeps")
-    for i, sweep in enumerate(words.sweeps if source else ()):
-        assert source is not None
-        yield from _unknown(source, ("sweeps", i, "card"), "card", sweep.card, library.sources)
-        yield from _unknown(source, ("sweeps", i, "axis"), "axis", sweep.axis, words.axes)
-        card = library.cards.get(sweep.card)
-        for k, claimed in enumerate(sweep.claims):
-            if card and claimed.side and claimed.number and claimed.number > len(getattr(card, claimed.side)):
-                where = ("sweeps", i, "claims", k, "number")
-                yield source.problem(
-                    where, f"the card {sweep.card!r} has no claim {claimed.number} among its {claimed.side}"
-                )
-
-
-def _check_glossary(library: Library) -> Iterator[Problem]:
-    for name, term in library.vocabulary.glossary.items():
-        source = library.word_sources["glossary"]
-        for i, slug in enumerate(term.see):
-            yield from _unknown(source, ("glossary", name, "see", i), "card", slug, library.sources)
-        try:
-            prose.to_html(term.definition, lambda ref: ref)
-        except ValueError as error:
-            yield source.problem(("glossary", name, "definition"), str(error.args[0]))

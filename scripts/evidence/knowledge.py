@@ -13,6 +13,7 @@ from scripts.architectures.studies import Studies
 from scripts.cards.library import Library
 from scripts.cards.numbers import Variant
 from scripts.cards.schema import Card
+from scripts.evidence.photographs import Photographs
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
 from scripts.runs.state import Run
@@ -44,9 +45,12 @@ class About:
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with."""
+    """Cards, the state of each example, the counts by `build @ input`, and the versions they were made with.
+
+    Hashed by identity: it never changes.
+    """
 
     library: Library
     runs: Mapping[str, Run]
@@ -59,6 +63,9 @@ class Knowledge:
     about: About = About()
     claims: frozenset[str] = frozenset()
     """Slugs of the examples whose experiments have a file of their own."""
+    notebook: Callable[[str], str] = str
+    """The notebook (JSON) of an example, by slug."""
+    photographs: Photographs = field(default_factory=Photographs)
 
     @property
     def cards(self) -> list[Card]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,12 @@ def rows(knowledge: Knowledge) -> list[Row]:
 
 def rows_of(card: Card, knowledge: Knowledge) -> list[Row]:
     """One row for each release of a model."""
-    return [_row(card, release, knowledge) for release in releases(card)]
+    return _all_rows(knowledge)[card.slug]
+
+
+@functools.lru_cache(maxsize=2)
+def _all_rows(knowledge: Knowledge) -> dict[str, list[Row]]:
+    return {card.slug: [_row(card, release, knowledge) for release in releases(card)] for card in knowledge.cards}
 
 
 def uses(card: Card, knowledge: Knowledge) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import About, Knowledge
 from scripts.exports import api, choices, citations, comparison, csv_table, feeds, hubs
+from scripts.files import Texts
 
 
 def archive_of(about: About) -> str:
@@ -45,7 +46,7 @@ def of_all(about: About) -> tuple[tuple[str, str, str], ...]:
     return (*ALL, (archive_of(about), told, "ZIP"))
 
 
-def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
+def of_card(card: Card, knowledge: Knowledge) -> Texts:
     """The text of each file of one model, by path below `docs/`."""
     return {**api.of_card(card, knowledge), **citations.of_card(card), **hubs.of_card(card, knowledge)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from scripts.cards.schema import Card
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
 from scripts.evidence.published import Published, index, own_size
 from scripts.evidence.systems import SIZES, cost, named
+from scripts.files import Dear
 
 PIPELINES = {
     "image classification": "image-classification", "object detection": "object-detection",
@@ -29,7 +31,7 @@ HUB_LICENCES = {
 }  # fmt: skip
 
 
-def of_card(card: Card, knowledge: Knowledge) -> dict[str, str]:
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, Dear]:
     """Both descriptions of a model, by path below `docs/`."""
     return {
         f"downloads/huggingface/{card.slug}.yml": _yaml(hub_metadata(card, knowledge)),
@@ -44,9 +46,13 @@ class _Dumper(yaml.CSafeDumper):
         return True
 
 
-def _yaml(value: object) -> str:
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
-    return str(text)
+def _yaml(value: object) -> Dear:
+    """A value as YAML, which takes PyYAML a hundred times as long as JSON."""
+
+    def text() -> str:
+        return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6))
+
+    return Dear(f"PyYAML {yaml.__version__}\n{json.dumps(value)}", text)
 
 
 def hub_metadata(card: Card, knowledge: Knowledge) -> dict[str, Any]:

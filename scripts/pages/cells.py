@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 GUARD = 'if __name__ == "__main__":'
 """What runs stands below it, so that importing a file runs nothing; true in a script and in a notebook."""
@@ -19,13 +19,10 @@ class Cell:
     text: str
 
 
-def read_cells(script: str) -> tuple[Cell, ...]:
-    """The cells of a percent-format script, empty ones left out."""
-    return tuple(
-        Cell(cell.cell_type == "code", cell.source.strip("\n"))
-        for cell in _notebook(script).cells
-        if cell.source.strip()
-    )
+def read_cells(notebook: str) -> tuple[Cell, ...]:
+    """The cells of an example's notebook (JSON), without the hint on top and without empty ones."""
+    cells = [(cell["cell_type"] == "code", "".join(cell["source"])) for cell in json.loads(notebook)["cells"][1:]]
+    return tuple(Cell(is_code, text.strip("\n")) for is_code, text in cells if text.strip())
 
 
 def title_of(cells: tuple[Cell, ...]) -> str:
@@ -43,11 +40,13 @@ def title_of(cells: tuple[Cell, ...]) -> str:
 
 def notebook(script: str, slug: str) -> str:
     """The script as a Jupyter notebook (JSON), with a first cell that says how to run it."""
+    import jupytext  # these take a moment to load, and are needed only for a script that changed
+    import nbformat
     from nbconvert import NotebookExporter
 
-    document = _notebook(script)
+    document = jupytext.reads(without_guards(script), fmt="py:percent")
     hint = f"Run this notebook in the folder `examples/` of a clone; `examples/{slug}.py` is the same as a script."
-    document.cells.insert(0, _markdown_cell(hint))
+    document.cells.insert(0, nbformat.v4.new_markdown_cell(hint))
     for i, cell in enumerate(document.cells):
         cell["id"] = f"{slug}-{i}"[-64:]  # ids are random otherwise, and two builds would differ
     document.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -68,15 +67,3 @@ def _unguarded(lines: list[str]) -> Iterator[str]:
             continue
         inside = inside and (not line.strip() or line.startswith("    "))
         yield re.sub(r"^    ", "", line) if inside else line
-
-
-def _notebook(script: str) -> Any:
-    import jupytext
-
-    return jupytext.reads(without_guards(script), fmt="py:percent")
-
-
-def _markdown_cell(text: str) -> Any:
-    import nbformat
-
-    return nbformat.v4.new_markdown_cell(text)

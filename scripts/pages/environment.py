@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from scripts.cards import prose
+from scripts.cards.schema import Reference
 from scripts.cards.values import si
 from scripts.evidence.runs import interval
 from scripts.evidence.verdicts import Verdict
@@ -58,12 +59,18 @@ def front(fields: Mapping[str, Any]) -> Markup:
         key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
         for key, value in fields.items()
     }
+    escaped |= {key: [html.escape(each) for each in value] for key, value in fields.items() if key == "tags"}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
     return Markup("---\n" + "\n".join(lines) + "\n---\n")
 
 
 def slugify(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def one_word(text: str) -> str:
+    """`MaskRCNN` of `Mask R-CNN`."""
+    return re.sub(r"\W", "", text)
 
 
 def short(value: float | None) -> str:
@@ -86,6 +93,12 @@ def band(result: Result) -> tuple[float, float] | None:
 
 def _authors(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."
+
+
+def _appeared(reference: Reference) -> str:
+    """Where it appeared, and when; a venue that names its year says it alone."""
+    venue = reference.venue or ""
+    return venue if re.search(r"\b(19|20)\d\d\b", venue) else f"{venue}, {reference.year}".removeprefix(", ")
 
 
 def _licence(spdx: str) -> str:
@@ -128,7 +141,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
         "short": short, "si": si, "band": band, "plain": prose.to_text, "slugify": slugify,
-        "authors": _authors, "licence": _licence, "heading": _heading,
+        "authors": _authors, "appeared": _appeared, "licence": _licence, "heading": _heading,
     }  # fmt: skip
     return environment
 

@@ -18,7 +18,7 @@ from scripts.runs.record import Record
 
 def page(slug: str, knowledge: Knowledge) -> str:
     """The text of `examples/<slug>.md`."""
-    cells = read_cells(knowledge.scripts[slug])
+    cells = read_cells(knowledge.notebook(slug))
     card, run = knowledge.library.cards.get(slug), knowledge.run(slug)
     record = run.record if run else None
     views = [_cell_view(cell, record) for cell in cells]

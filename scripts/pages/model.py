@@ -19,10 +19,11 @@ from scripts.evidence.systems import SIZES, cost
 from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
-from scripts.pages import checkpoints, pairs
-from scripts.pages.environment import ordered, short, template
+from scripts.pages import checkpoints, pairs, photographs
+from scripts.pages.environment import one_word, ordered, short, template
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
+from scripts.pages.previews import path_of
 from scripts.pages.scaling import sweep_view
 from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
@@ -160,6 +161,11 @@ def conditions_text(conditions: Conditions) -> str:
     return ", ".join([*([place] if place else []), *rest])
 
 
+def searched(card: Card) -> list[str]:
+    """What the search finds a model by beside its page: its name in one word, and what else it is called."""
+    return list(dict.fromkeys([one_word(card.name), *card.also_called]))
+
+
 def page(card: Card, knowledge: Knowledge) -> str:
     """The text of `models/<slug>.md`."""
     run = knowledge.run(card.slug)
@@ -171,7 +177,8 @@ def page(card: Card, knowledge: Knowledge) -> str:
     sides = _sides(card, knowledge)
     return template("model.md.j2").render(
         common(knowledge, "../../", card) | {
-            "card": card, "intro": card.introduction, "run": run, "record": record, "figures": figures, "hero": hero,
+            "card": card, "intro": card.introduction, "searched": searched(card), "run": run, "record": record,
+            "figures": figures, "hero": hero, "image": path_of(card.slug if hero else "site"),
             "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
             "most": MOST_LEADING, "uses": terms.uses(card, knowledge), "weighed": _weighed(card, knowledge),
             "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": sum(len(claims) for *_, claims in sides),
@@ -181,6 +188,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "sweeps": [sweep_view(sweep, knowledge) for sweep in knowledge.studies.of(card.slug)],
             "tables": _tables(card, knowledge), "json_ld": Markup(json_ld(card, knowledge.about.licence)),
             "bibtex": bibtex(card.references), "loading": checkpoints.view(card, knowledge),
+            "photographed": photographs.of_card(card, knowledge),
         }
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.cards.library import Library
 from scripts.cards.schema import Card
@@ -15,6 +16,7 @@ from scripts.evidence.published import Published, difference_text, differences
 from scripts.evidence.systems import SIZES, cost, measured_times, system_of
 from scripts.exports.choices import ALIKE
 from scripts.pages.environment import template
+from scripts.pages.previews import path_of
 from scripts.pages.systems import system_name, told
 from scripts.pages.writer import Writer, common
 
@@ -77,12 +79,13 @@ def page(a: Card, b: Card, knowledge: Knowledge) -> str:
         common(knowledge, "../../") | {
             "models": models, "rows": found, "uses": uses, "times": _times(a, b, knowledge),
             "sentences": [_accuracy((a, b), found), _terms((a, b), uses, knowledge)],
+            "image": path_of(next((each["card"].slug for each in models if each["hero"]), "site")),
             "shared": [task for task in a.tasks if task in b.tasks],
         }
     )  # fmt: skip
 
 
-def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
+def _model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     run = knowledge.run(card.slug)
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {
@@ -96,7 +99,7 @@ def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
 def rows(a: Card, b: Card, knowledge: Knowledge) -> list[Row]:
     """The benchmarks of both, each with the best figure of each model, measured alike; headline metrics first."""
     words = knowledge.library.vocabulary
-    best = [_best(card, knowledge) for card in (a, b)]
+    best = [_best(card.slug, knowledge) for card in (a, b)]
     found = []
     for key in (each for each in best[0] if each in best[1]):
         ours, theirs = best[0][key], best[1][key]
@@ -109,11 +112,12 @@ def rows(a: Card, b: Card, knowledge: Knowledge) -> list[Row]:
     return [row for *_, row in sorted(found, key=lambda each: each[:3])]
 
 
-def _best(card: Card, knowledge: Knowledge) -> dict[tuple[str | None, ...], Published]:
+@functools.lru_cache(maxsize=128)  # every card is in several pairs
+def _best(slug: str, knowledge: Knowledge) -> dict[tuple[str | None, ...], Published]:
     """The best own figure of each benchmark, by metric and the conditions in which figures have to agree."""
     words = knowledge.library.vocabulary
     found: dict[tuple[str | None, ...], Published] = {}
-    for number in own_numbers(card.slug, knowledge):
+    for number in own_numbers(slug, knowledge):
         metric, c = words.metric(number.metric), number.conditions
         if metric.kind != "quality" or not c.dataset or number.independent:
             continue
@@ -162,15 +166,20 @@ def _listed(uses: list[str], allowed: set[str]) -> str:
 
 def _times(a: Card, b: Card, knowledge: Knowledge) -> list[tuple[str, list[str]]]:
     """The times of both on each device that both were timed on, their fastest system first."""
-    found: list[dict[str, tuple[float, str]]] = []
-    for card in (a, b):
-        by_device: dict[str, tuple[float, str]] = {}
-        for number in own_numbers(card.slug, knowledge):
-            for timed in measured_times(knowledge, system_of(number)):
-                if timed.batch == 1 and timed.ms is not None:
-                    threads = f", {timed.threads} threads" if timed.threads else ""
-                    told_of = (timed.ms, f"{timed.ms:.3g} ms, {system_name(card, number)} at {timed.input}")
-                    device = f"{timed.device}{threads}, {timed.precision}"
-                    by_device[device] = min(told_of, by_device.get(device, told_of))
-        found.append(by_device)
+    found = [_fastest(card.slug, knowledge) for card in (a, b)]
     return [(device, [each[device][1] for each in found]) for device in sorted(found[0].keys() & found[1].keys())]
+
+
+@functools.lru_cache(maxsize=128)
+def _fastest(slug: str, knowledge: Knowledge) -> dict[str, tuple[float, str]]:
+    """Milliseconds of the fastest system of a model, and what they are of, by device."""
+    found: dict[str, tuple[float, str]] = {}
+    for number in own_numbers(slug, knowledge):
+        for timed in measured_times(knowledge, system_of(number)):
+            if timed.batch == 1 and timed.ms is not None:
+                threads = f", {timed.threads} threads" if timed.threads else ""
+                name = system_name(knowledge.library.cards[slug], number)
+                told_of = (timed.ms, f"{timed.ms:.3g} ms, {name} at {timed.input}")
+                device = f"{timed.device}{threads}, {timed.precision}"
+                found[device] = min(told_of, found.get(device, told_of))
+    return found

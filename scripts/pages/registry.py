@@ -24,6 +24,7 @@ from scripts.pages import (
     notes,
     numbers,
     pairs,
+    photographs,
     scaling,
     tasks,
 )
@@ -46,6 +47,7 @@ OVERVIEWS: Mapping[str, Callable[[Knowledge], str]] = {
     "licensing/index.md": licensing.page,
     "lineage/index.md": lineage.page,
     "downloads/index.md": downloads.page,
+    "photographs/index.md": photographs.page,
 }
 """Pages about all models, by path below `docs/`; those that take longest come first."""
 
@@ -57,6 +59,8 @@ def pages(knowledge: Knowledge) -> dict[str, Callable[[], str]]:
     }
     makers |= {f"models/{card.slug}.md": functools.partial(model.page, card, knowledge) for card in knowledge.cards}
     makers |= {f"examples/{slug}.md": functools.partial(example.page, slug, knowledge) for slug in knowledge.scripts}
+    for task, path in photographs.task_pages(knowledge).items():
+        makers[path] = functools.partial(photographs.task_page, task, knowledge)
     for a, b in pairs.pairs(knowledge):
         makers[f"compare/{pairs.slug_of(a, b)}.md"] = functools.partial(pairs.page, a, b, knowledge)
     return {path: functools.partial(_tidied, make) for path, make in makers.items()}

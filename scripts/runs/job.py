@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from scripts.files import printable, write
-from scripts.machine import told
+from scripts.machine import UTF_8, speak_plainly, told
 from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.record import parse_record, seal
@@ -41,14 +42,14 @@ def execute(project: Project, slug: str, key: str) -> int:
     marks = project.runs / slug
     if cache.fetch(project, wanted):
         _forget_old(marks, key)
-        print(f"  {slug}: from the run cache", flush=True)
+        _say(f"  {slug}: from the run cache")
         return 0
     aside = cache.aside_of(wanted.folder(project))
-    aside.mkdir(parents=True)
-    _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
-    print(f"  {slug}: running ({preset}, {device})", flush=True)
     started = time.monotonic()
     try:
+        aside.mkdir(parents=True)
+        _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
+        _say(f"  {slug}: running ({preset}, {device})")
         error = _run_script(project, wanted, aside)
         error = error or ([] if parse_record(aside / "record.json") else ["it ended without a complete record.json"])
         if not error:
@@ -60,13 +61,22 @@ def execute(project: Project, slug: str, key: str) -> int:
     seconds = time.monotonic() - started
     if error:
         _mark(marks / "failed.json", key=key, error=error, seconds=seconds)
-        print(f"  {slug}: FAILED after {seconds:.0f} s: {error[-1]}", file=sys.stderr, flush=True)
+        _say(f"  {slug}: FAILED after {seconds:.0f} s: {error[-1]}", sys.stderr)
         return 1
     (marks / "failed.json").unlink(missing_ok=True)
     cache.put(project, wanted)
     _forget_old(marks, key)
-    print(f"  {slug}: done in {seconds:.0f} s", flush=True)
+    _say(f"  {slug}: done in {seconds:.0f} s")
     return 0
+
+
+def _say(line: str, to: TextIO | None = None) -> None:
+    """Tell how it goes; a run is not lost because nobody listens any more, as under `| head`."""
+    stream = to or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
@@ -76,10 +86,11 @@ def _run_script(project: Project, wanted: Target, out: Path) -> list[str]:
     limit = time_limit(wanted.preset)
     arguments = ["--preset", wanted.preset, "--device", wanted.device, "--out", str(out)]
     arguments += ["--claims"] if project.claims_of(wanted.slug).is_file() else []
+    threads = {"OMP_NUM_THREADS": "1"} if wanted.device == "cpu" else {}  # as many runs at a time as there are cores
     with log.open("w", encoding="utf-8") as stream:
         code = process.run(
             [sys.executable, str(project.examples / f"{wanted.slug}.py"), *arguments],
-            {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
+            {**os.environ, **UTF_8, **threads, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}, limit,
             stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=project.root,
         )  # fmt: skip
     if code == 0:
@@ -113,5 +124,6 @@ def _mark(path: Path, **content: object) -> None:
 
 
 if __name__ == "__main__":  # one job, called by the Snakefile
+    speak_plainly()
     process.end_on_signals()
     sys.exit(told(lambda: execute(Project(Path.cwd()), *sys.argv[1:])))

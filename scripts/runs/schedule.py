@@ -12,17 +12,18 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.fingerprint import HERE
-from scripts.machine import device_class
+from scripts.machine import cores, device_class
 from scripts.project import Project
 from scripts.runs import cache, process
 from scripts.runs.job import time_limit
 from scripts.runs.record import read_record
-from scripts.runs.state import Target, default_preset, target
+from scripts.runs.state import Target, as_good, default_preset, state, target
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 
@@ -41,6 +42,11 @@ def wanted_targets(project: Project, slugs: Sequence[str], preset: str | None, d
 def missing(project: Project, targets: Sequence[Target]) -> list[Target]:
     """Those targets without a complete record."""
     return [wanted for wanted in targets if read_record(wanted.record(project)) is None]
+
+
+def lacking(project: Project, targets: Sequence[Target]) -> list[Target]:
+    """Those targets for which neither they are up to date nor a better run is: one of a larger preset or a faster device."""
+    return [wanted for wanted in targets if state(project, wanted).status != "ok"]
 
 
 def minutes_asked(key: str) -> int:
@@ -77,21 +83,25 @@ def unfit_path(project: Project) -> str | None:
 
 def run_all(project: Project, targets: Sequence[Target], jobs: int | None, profile: Path | None = None) -> int:
     """Run what is missing, `jobs` at a time; 1 if one of them failed (the others are run all the same)."""
-    lacking = missing(project, targets)
-    todo = [wanted for wanted in lacking if not cache.fetch(project, wanted)]
-    count = f"{len(targets)} examples" + (f", {n} from the run cache" if (n := len(lacking) - len(todo)) else "")
+    gone = lacking(project, targets)
+    todo = [wanted for wanted in gone if not any(cache.fetch(project, each) for each in as_good(project, wanted))]
+    count = f"{len(targets)} examples" + (f", {n} from the run cache" if (n := len(gone) - len(todo)) else "")
     if not todo:
         print(f"{count}, all up to date")
         return 0
-    jobs = jobs or (None if profile else os.cpu_count() or 1)
+    jobs = jobs or (None if profile else cores())
     at_a_time = f"{jobs} at a time" if jobs else f"by the profile {profile.name if profile else ''}"
     print(f"{count}, {len(todo)} to run, {at_a_time}; logs in {project.build.name}/logs/", flush=True)
+    _try_to_write(project)
     started = time.monotonic()
-    code = process.run(_snakemake(project, todo, jobs, profile), _environment(), cwd=project.root)
+    command = _snakemake(project, todo, jobs, profile)
+    code = process.run(command, _environment(project), cwd=project.root)
     failed = [wanted for wanted in missing(project, todo) if not cache.fetch(project, wanted)]
     print(f"{len(todo) - len(failed)} of {len(todo)} examples ran in {time.monotonic() - started:.0f} s", flush=True)
     for wanted in failed:
-        print(f"failed: {wanted.slug}, see {project.build.name}/logs/{wanted.slug}.log", file=sys.stderr)
+        log = project.build / "logs" / f"{wanted.slug}.log"
+        why = f"see {log.relative_to(project.root)}" if log.exists() else "before it began"
+        print(f"failed: {wanted.slug}, {why}", file=sys.stderr)
     return 1 if failed or code else 0
 
 
@@ -111,7 +121,16 @@ def _snakemake(project: Project, todo: Sequence[Target], jobs: int | None, profi
     return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), *where, *options, "--", *outputs]
 
 
-def _environment() -> dict[str, str]:
-    """Jobs find this package, wherever the project lies."""
+def _try_to_write(project: Project) -> None:
+    """Raises OSError where no run can be written; Snakemake itself would end without a word."""
+    for folder in (project.runs, project.build / "logs", project.root / ".snakemake"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def _environment(project: Project) -> dict[str, str]:
+    """Jobs find this package, wherever the project lies; and Snakemake has a cache where the home folder cannot be written."""
     paths = [str(HERE), os.environ.get("PYTHONPATH")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    caches = os.environ.get("XDG_CACHE_HOME") or str(project.build / "cache")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_CACHE_HOME": caches}

@@ -2,7 +2,8 @@
 
 A run lies in `build/runs/<slug>/<preset>-<device>-<digest>/`, where the digest covers all that the outcome depends on:
 the script, the modules of `examples/` that it imports, the pinned packages, the device class and the preset. So a run
-that is there is up to date, nothing has to be compared, and a failed run takes nothing good away.
+that is there is up to date, nothing has to be compared, and a failed run takes nothing good away. Of several that are up to
+date, made here or elsewhere, the one of the larger preset counts, then that of the faster device, and all are listed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ Status = Literal["ok", "failed", "running", "queued", "not run"]
 
 KEY = re.compile(r"(smoke|quick|full)-(cpu|cuda|mps)-[0-9a-f]{12}")
 
+PRESETS = ("smoke", "quick", "full")
+DEVICES = ("cpu", "mps", "cuda")
+"""Both from the least to the best."""
+
 SECONDS_LIMIT = {"smoke": 300, "quick": 900, "full": 6 * 3600}
 
 
@@ -46,6 +51,11 @@ class Target:
     def record(self, project: Project) -> Path:
         return self.folder(project) / "record.json"
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Runs of a larger preset, then of a faster device, come later."""
+        return PRESETS.index(self.preset), DEVICES.index(self.device)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -59,6 +69,8 @@ class Run:
     """Where that record and its figures lie."""
     error: tuple[str, ...] = ()
     """Last lines of the error, if the wanted run failed."""
+    others: tuple[Record, ...] = ()
+    """Of other presets and devices that are up to date, too, best first."""
 
     @property
     def results(self) -> Results:
@@ -75,6 +87,20 @@ def target(project: Project, slug: str, preset: str, device: str) -> Target:
     return Target(slug, preset, device, f"{preset}-{device}-{of_run(project, slug, preset, device)}")
 
 
+def up_to_date(project: Project, slug: str) -> list[tuple[Target, Record]]:
+    """The runs of an example as it is now, of whatever preset and device, best first."""
+    present = {path.parent.name.rpartition("-")[0] for path in (project.runs / slug).glob("*/record.json")}
+    targets = [target(project, slug, *each.split("-")) for each in present if KEY.fullmatch(f"{each}-{'0' * 12}")]
+    found = [(each, record) for each in targets if (record := read_record(each.record(project))) is not None]
+    return sorted(found, key=lambda pair: pair[0].rank, reverse=True)
+
+
+def as_good(project: Project, wanted: Target) -> list[Target]:
+    """The run that is wanted, and those that would do as well: of a larger preset or a faster device, best first."""
+    all_of_them = [target(project, wanted.slug, preset, device) for preset in PRESETS for device in DEVICES]
+    return sorted((each for each in all_of_them if each.rank >= wanted.rank), key=lambda each: each.rank, reverse=True)
+
+
 def default_preset(device: str) -> str:
     return "quick" if device == "cpu" else "full"
 
@@ -88,9 +114,10 @@ def last_good(project: Project, slug: str) -> tuple[Record, Path] | None:
 
 def state(project: Project, wanted: Target, queued: bool = False) -> Run:
     """How an example stands; `queued` says that a run was ordered."""
-    record = read_record(wanted.record(project))
-    if record is not None:
-        return Run(wanted.slug, "ok", record, wanted.folder(project))
+    there = up_to_date(project, wanted.slug)
+    if there and there[0][0].rank >= wanted.rank:
+        (best, record), others = there[0], tuple(record for _, record in there[1:])
+        return Run(wanted.slug, "ok", record, best.folder(project), others=others)
     good, folder = last_good(project, wanted.slug) or (None, None)
     marks = project.runs / wanted.slug
     failed = _read_mark(marks / "failed.json", wanted.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -15,6 +16,12 @@ ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
 OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
 
 
+def show_link(page: Path) -> None:
+    """Show what a page says of the archive: a comment until there is one, for MkDocs alone makes none."""
+    text = page.read_text("utf-8")
+    page.write_text(text.replace("<!-- archive ", "").replace(" archive -->", ""), "utf-8")
+
+
 def write_archive(site: Path, target: Path, folder: str) -> None:
     """Pack all files of a built site but the archive itself, into a folder of this name."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +29,9 @@ def write_archive(site: Path, target: Path, folder: str) -> None:
     own = target.relative_to(site)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for path in files:
-            name = path.relative_to(site).as_posix()
+            name = os.fsencode(path.relative_to(site).as_posix()).decode(
+                errors="replace"
+            )  # UTF-8, whatever the locale is
             content = path.read_bytes()
             if path.suffix == ".html":
                 content = _without_server(content.decode("utf-8"), own.as_posix()).encode()

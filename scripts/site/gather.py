@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from yaml_env_tag import construct_env_tag
 
 from scripts.architectures import counts, latency, studies
 from scripts.cards.library import Library, load_library
 from scripts.cards.problems import Problem
+from scripts.evidence import photographs
 from scripts.evidence.checks import check_library
 from scripts.evidence.knowledge import About, Knowledge
+from scripts.files import Dear
+from scripts.pages import cells
 from scripts.project import Project
 from scripts.runs.state import Run, example_slugs, states
 from scripts.site.commit import own_commit
+from scripts.site.kept import kept, version
 
 
 class BrokenCardsError(Exception):
@@ -63,7 +69,16 @@ def gather(
     scripts = {slug: (project.examples / f"{slug}.py").read_text("utf-8") for slug in example_slugs(project)}
     studied, timed = studies.read(project, library), latency.read_all(project)
     apart = frozenset(slug for slug in scripts if project.claims_of(slug).is_file())
-    return Knowledge(library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart)
+    notebook = functools.partial(_notebook, project, scripts)
+    shown = photographs.read_all(project, library)
+    return Knowledge(
+        library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart, notebook, shown
+    )
+
+
+def _notebook(project: Project, scripts: Mapping[str, str], slug: str) -> str:
+    made_of = "\n".join([version("nbconvert"), version("jupytext"), slug, scripts[slug]])
+    return kept(project, Dear(made_of, functools.partial(cells.notebook, scripts[slug], slug)))
 
 
 def _generated(project: Project) -> dict[str, str]:
@@ -94,7 +109,8 @@ def settings(project: Project) -> dict[str, Any]:
 
 
 class _TagBlind(yaml.SafeLoader):
-    """Reads mkdocs.yml, whose tags (!ENV) mean something to MkDocs alone."""
+    """Reads mkdocs.yml with what it takes from the environment (!ENV); other tags mean something to MkDocs alone."""
 
 
 _TagBlind.add_multi_constructor("", lambda loader, suffix, node: None)
+_TagBlind.add_constructor("!ENV", construct_env_tag)

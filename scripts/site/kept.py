@@ -5,20 +5,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 
-from scripts.files import sha256, write
+from scripts.files import Dear, sha256, write
+from scripts.project import Project
 
 
-def kept(folder: Path, made_of: str, make: Callable[[], str]) -> str:
-    """What `make` returns, from the file in `folder` that is named by the hash of `made_of` where it is there."""
-    path = folder / sha256(made_of.encode())[:24]
+def kept(project: Project, dear: Dear) -> str:
+    """The text, from the file that is named by the hash of what it is made of, where that is there."""
+    made = kept_bytes(project, dear.made_of, lambda: dear.make().encode())
+    return made.decode()  # not read as text, which would change line ends
+
+
+def kept_bytes(project: Project, made_of: str, make: Callable[[], bytes]) -> bytes:
+    """The same of bytes."""
+    path = project.build / "kept" / sha256(made_of.encode())[:24]
     try:
-        return path.read_bytes().decode()  # not as text, which would change line ends
+        return path.read_bytes()
     except OSError:
-        text = make()
-        write(path, text.encode())
-        return text
+        made = make()
+        write(path, made)
+        return made
 
 
 @functools.cache

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from scripts import exports
+from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
-from scripts.files import Texts, write
+from scripts.files import Dear, Texts, write
 from scripts.machine import call_all
-from scripts.pages import cells, registry
+from scripts.pages import previews, registry
 from scripts.pages.chart_style import SCHEMES
 from scripts.pages.charts import charts, explorable, specification
 from scripts.pages.figures import drawings
 from scripts.project import Project
-from scripts.site.kept import kept, version
+from scripts.site.kept import kept, kept_bytes, version
+
+PICTURES = "figures/photographs/"
 
 Makers = dict[str, Callable[[], Texts]]
 """What makes one file or some that belong together, by a name."""
@@ -26,45 +29,47 @@ Makers = dict[str, Callable[[], Texts]]
 
 def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     """Write every generated file below docs/ whose bytes change, delete those that are no more; how many changed."""
-    makers = _makers(project, knowledge)
+    makers = _makers(knowledge)
     figures = _figures(knowledge)
-    written = call_all([functools.partial(_write, project.docs, make) for make in makers.values()], jobs)
-    written.append(_write(project.docs, functools.partial(_charts, project, knowledge)))  # its library outlives no fork
+    written = call_all([functools.partial(_write, project, make) for make in makers.values()], jobs)
+    written.append(_write(project, functools.partial(_charts, knowledge)))  # its library outlives no fork
     changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
-    paths = {*figures, *(path for made, _ in written for path in made)}
+    pictures = _previews(project, knowledge)
+    changed += sum(write(project.docs / path, picture) for path, picture in pictures.items())
+    paths = {*figures, *pictures, *(path for made, _ in written for path in made)}
     return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
 
 
-def _makers(project: Project, knowledge: Knowledge) -> Makers:
+def _makers(knowledge: Knowledge) -> Makers:
     """What makes the texts, those that take longest first."""
     pages = registry.pages(knowledge)
     makers: Makers = {path: functools.partial(_one, path, make) for path, make in pages.items()}
     makers |= exports.overviews(knowledge)
     makers |= {f"{card.slug}/": functools.partial(exports.of_card, card, knowledge) for card in knowledge.cards}
-    notebooks = project.build / "notebooks"
-    for slug, script in knowledge.scripts.items():
-        makers[f"examples/{slug}.ipynb"] = functools.partial(_notebook, notebooks, slug, script)
-    return makers
+    notebooks = {f"examples/{slug}.ipynb": functools.partial(knowledge.notebook, slug) for slug in knowledge.scripts}
+    return makers | {path: functools.partial(_one, path, make) for path, make in notebooks.items()}
 
 
 def _one(path: str, make: Callable[[], str]) -> Texts:
     return {path: make()}
 
 
-def _notebook(folder: Path, slug: str, script: str) -> Texts:
-    made_of = "\n".join([version("nbconvert"), version("jupytext"), slug, script])
-    return {f"examples/{slug}.ipynb": kept(folder, made_of, functools.partial(cells.notebook, script, slug))}
-
-
-def _write(docs: Path, make: Callable[[], Texts]) -> tuple[list[str], int]:
+def _write(project: Project, make: Callable[[], Texts]) -> tuple[list[str], int]:
     """The paths of some texts, and how many of their files changed."""
-    texts = make()
-    return list(texts), sum(write(docs / path, text.encode()) for path, text in texts.items())
+    made = make()
+    texts = {path: text if isinstance(text, str) else kept(project, text) for path, text in made.items()}
+    return list(texts), sum(write(project.docs / path, text.encode()) for path, text in texts.items())
 
 
 def _figures(knowledge: Knowledge) -> dict[str, Path]:
-    """Where each figure of each run lies, by path below docs/."""
-    return {
+    """Where each figure of each run, and each picture of weights on photographs, lies, by path below docs/."""
+    photographs = knowledge.photographs
+    pictures = {
+        f"{PICTURES}originals/{each.file}": photographs.folder / each.file for each in photographs.originals.values()
+    }
+    for shown in photographs.shown:
+        pictures |= {f"{PICTURES}{shown.name}/{each.file}": shown.folder / each.file for each in shown.pictures}
+    return pictures | {
         f"figures/{slug}/{Path(drawn).name}": run.folder / "figures" / Path(drawn).name
         for slug, run in knowledge.runs.items()
         if run.record and run.folder
@@ -73,17 +78,42 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
     }
 
 
-def _charts(project: Project, knowledge: Knowledge) -> Texts:
+def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
+    """The picture of the site and of each model with a hero, for where links to them are shared; by path below docs/."""
+    drawn = {"site": previews.of_site(knowledge.about)}
+    for card in knowledge.cards:
+        if hero := _hero(card, knowledge):
+            drawn[card.slug] = previews.of_card(card, knowledge.about, hero.suffix, hero.read_bytes())
+    library = version("vl-convert-python")
+    return {
+        previews.path_of(slug): kept_bytes(project, f"{library}\n{svg}", functools.partial(_jpeg, svg))
+        for slug, svg in drawn.items()
+    }
+
+
+def _hero(card: Card, knowledge: Knowledge) -> Path | None:
+    run = knowledge.run(card.slug)
+    figure = run.record.figure(card.hero) if run and run.record else None
+    return run.folder / "figures" / Path(figure.light).name if run and run.folder and figure else None
+
+
+def _jpeg(svg: str) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_jpeg(svg, quality=75))
+
+
+def _charts(knowledge: Knowledge) -> Texts:
     """What is drawn at build, by path below docs/: charts with their data and the library to explore them, and the figures
     of the studies; a picture for each scheme."""
     made = charts(knowledge)
-    folder, library = project.build / "charts", version("vl-convert-python")
+    library = version("vl-convert-python")
 
-    def drawn(specification: dict[str, Any]) -> str:
+    def drawn(specification: dict[str, Any]) -> Dear:
         made_of = f"{library}\n{json.dumps(specification, sort_keys=True)}"
-        return kept(folder, made_of, functools.partial(_svg, specification))
+        return Dear(made_of, functools.partial(_svg, specification))
 
-    files = {f"charts/{chart.name}.json": explorable(chart) for chart in made}
+    files: dict[str, str | Dear] = {f"charts/{chart.name}.json": explorable(chart) for chart in made}
     for chart in made:
         for scheme in SCHEMES:
             files[f"charts/{chart.name}.{scheme}.svg"] = drawn(specification(chart, scheme))
@@ -91,7 +121,7 @@ def _charts(project: Project, knowledge: Knowledge) -> Texts:
         for scheme, file in (("light", drawing.light), ("dark", drawing.dark)):
             files[f"figures/{drawing.folder}/{file}"] = drawn(drawing.specification(scheme))
     if made:
-        files["charts/vega.js"] = kept(folder, f"{library}\nbundle", _bundle)
+        files["charts/vega.js"] = Dear(f"{library}\nbundle", _bundle)
     return files
 
 
@@ -109,7 +139,7 @@ def _bundle() -> str:
 
 def generated() -> list[str]:
     """What `render` writes below docs/, by the first part of its path; everything else there is written by hand."""
-    paths = [*registry.OVERVIEWS, *exports.PATHS, "models/", "examples/", "figures/", "charts/"]
+    paths = [*registry.OVERVIEWS, *exports.PATHS, "models/", "examples/", "figures/", "charts/", "previews/"]
     return sorted({path.partition("/")[0] for path in paths})
 
 

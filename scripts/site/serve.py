@@ -16,6 +16,7 @@ from collections.abc import Callable
 from scripts.project import Project
 from scripts.runs import schedule
 from scripts.runs.state import example_slugs
+from scripts.site.alone import alone
 from scripts.site.gather import BrokenCardsError, gather
 from scripts.site.render import generated, render
 
@@ -25,15 +26,17 @@ def serve(project: Project, options: argparse.Namespace) -> int:
     from mkdocs.livereload import LiveReloadServer
 
     logging.getLogger("mkdocs").setLevel(logging.ERROR)
-    _render(project, options)
     rebuild = _builder(project)
-    rebuild(False)
+    with alone(project):
+        _render(project, options)
+        rebuild(False)
 
     def refresh() -> None:
         gc.disable()  # looking for cycles among all that is made would take a sixth of the time
         try:
-            if _render(project, options):
-                rebuild(True)
+            with alone(project):
+                if _render(project, options):
+                    rebuild(True)
         finally:
             gc.enable()
 

@@ -113,6 +113,21 @@ def test_a_sweep_is_of_a_card_and_names_one_of_its_claims(
     assert command("check").stdout.splitlines() == expected
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("_sweeps.yml", "figures:\n  ours: [beta, alhpa]\n", "2:16: unknown card 'alhpa', did you mean 'alpha'?"),
+        ("_choose.yml", "benchmarks:\n  object detektion: {metric: AP, dataset: COCO}\n",
+         "2:3: unknown task 'object detektion', did you mean 'object detection'?"),
+        ("_choose.yml", "benchmarks:\n  object detection: {metric: AQ, dataset: COCO}\n",
+         "2:22: unknown metric 'AQ', did you mean 'AP'?"),
+    ],
+)  # fmt: skip
+def test_shared_words_name_what_there_is(file: str, text: str, told: str, tiny: Project, command: Command) -> None:
+    (tiny.cards / file).write_text(text)
+    assert command("check").stdout.splitlines()[0] == f"model_cards/{file}:{told}"
+
+
 @pytest.mark.parametrize("name", ["count", "measure", "render", "build"])
 def test_no_command_goes_on_at_a_broken_card(name: str, tiny: Project, command: Command) -> None:
     edit(tiny.cards / "beta.yml", "name: Beta\n", "")

@@ -132,3 +132,20 @@ def test_an_annotation_cannot_be_forged() -> None:
 def test_a_second_document_is_refused() -> None:
     with pytest.raises(CardError, match="a second document"):
         read_yaml("a: 1\n---\nb: 2\n", "x.yml")
+
+
+@pytest.mark.parametrize(
+    "name", ["علی می‌خواهم", "ශ්‍රී", "👩‍🔬 Lab", "✔️ done", "☎︎", "3️⃣", "©️", "葛󠄀城"], ids=lambda name: ascii(name)[1:-1]
+)
+def test_what_a_script_or_a_picture_needs_is_no_hidden_character(name: str) -> None:
+    assert read_yaml(f"name: {name}\n", "a.yml")[0] == {"name": name}
+
+
+@pytest.mark.parametrize(
+    "character",
+    [*"\u200b\u200c\u200d\ufe0e\ufe0f\u2060\u202e\ufeff\u00ad\ufe00", "\U000e0100", "\U000e0041"],
+    ids=ascii,
+)
+def test_after_a_latin_letter_they_are_hidden_characters(character: str) -> None:
+    with pytest.raises(CardError, match=rf"U\+{ord(character):04X} is not allowed: nobody can see it"):
+        read_yaml(f"name: De{character}TR\n", "a.yml")

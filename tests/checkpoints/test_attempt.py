@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from published import CHECKPOINTS, checkpoint
 from snapshots import write_timm, write_torchvision
-from snapshots_of_all import WRITERS
-from test_snippets import CHECKPOINTS, checkpoint
-from test_snippets_run import KINDS, VISION, counts
+from snapshots_of_all import KINDS, VISION, WRITERS, counts
 
 from scripts.cards.releases import Checkpoint
 from scripts.checkpoints import runners
 from scripts.checkpoints.attempt import attempt, refused
+from scripts.checkpoints.clips import ON_A_CLIP
 from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.pictures import open_picture
 
@@ -30,10 +31,11 @@ def everything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too unlikely to be found."""
     monkeypatch.setattr(runners, "THRESHOLD", 0.0)
     monkeypatch.setattr(runners, "TEXT_THRESHOLD", 0.0)
+    monkeypatch.setattr(runners, "WORD_THRESHOLD", 0.0)
 
 
 def tried(each: Checkpoint, photograph: Path, prompt: Prompt = PROMPT, random: bool = False) -> Attempt:
-    return attempt("a/b", each, open_picture(photograph).image, prompt, "cpu", random)
+    return attempt("a/b", each, open_picture(photograph), prompt, "cpu", random)
 
 
 def is_of_its_kind(found: Found, output: str) -> None:
@@ -79,6 +81,34 @@ def test_a_box_is_a_prompt_too(caches: Path, photograph: Path) -> None:
         assert done.found is not None
         assert done.found.things[0].mask is not None
         assert done.found.remark == "the one of 3 masks with the highest predicted IoU"
+
+
+ON_CLIPS = {name: each for name, each in KINDS.items() if refused(each, "clip") is None and each.output in ON_A_CLIP}
+
+
+@pytest.mark.parametrize("kind", ON_CLIPS)
+def test_each_kind_of_clips_is_read_as_what_the_card_states(
+    kind: str, caches: Path, photograph: Path, tmp_path: Path
+) -> None:
+    each = ON_CLIPS[kind]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    frames = tmp_path / "clip"
+    frames.mkdir()
+    for number in range(5):
+        shutil.copy(photograph, frames / f"{number}.jpg")
+    picture = open_picture(frames)
+    done = attempt("a/b", each, picture, PROMPT, "cpu", False)
+    assert done.error == ""
+    assert done.found is not None
+    if each.output == "masks of a clip":
+        assert done.found.things[0].mask is not None
+        assert done.found.things[0].mask.shape == picture.sheet.size[::-1] == (2 * HEIGHT, 4 * WIDTH)
+        assert done.found.remark.endswith("of 5 frames")
+    elif each.output == "features of a clip":
+        assert done.found.features is not None
+        assert done.found.features.ndim == 3
+    else:
+        assert len(done.found.things) == 5
 
 
 @pytest.mark.parametrize(
@@ -153,6 +183,19 @@ def test_random_weights_need_the_small_files_only(caches: Path, photograph: Path
     assert tried(each, photograph, random=True).error == ""
 
 
+def test_random_weights_are_the_same_each_time_and_each_of_their_boxes_has_a_name(
+    caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = KINDS["GroundingDinoForObjectDetection, boxes of a text"]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    monkeypatch.setattr(runners, "TEXT_THRESHOLD", 0.0)
+    monkeypatch.setattr(runners, "WORD_THRESHOLD", 1.0)  # no word is sure enough
+    first, second = (tried(each, photograph, random=True).found for _ in range(2))
+    assert first is not None
+    assert {thing.name for thing in first.things} == {"unnamed"}
+    assert first == second
+
+
 def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("first line\n  second line" + 400 * "x")
@@ -164,9 +207,17 @@ def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: 
 
 
 def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
-    assert refused(checkpoint("transformers", "Any", "any", "masks of a clip")) == (
-        "gives masks of a clip; clips, volumes and keypoints are not yet tried here"
+    clip, volume = (
+        checkpoint("transformers", "Any", "any", f"{each}") for each in ("masks of a clip", "labels of a volume")
     )
+    assert refused(clip) == "takes a clip, and this is a picture"
+    assert refused(clip, "clip") is None
+    assert refused(volume) == "gives labels of a volume, which is not yet tried here"
+    assert (
+        refused(checkpoint("timm", "create_model", "any", "classes"), "volume")
+        == "takes a picture, and this is a volume"
+    )
+    assert "a text" in str(refused(checkpoint("transformers", "Sam3VideoModel", "any", "masks of a clip"), "clip"))
     assert "mmdet" in str(refused(checkpoint("mmdet", "any", "any", "boxes")))
     assert "code that comes with" in str(refused(checkpoint("transformers", "AutoModelForX", "any", "classes")))
     assert refused(checkpoint("timm", "create_model", "any", "classes")) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checkpoints.pictures import LONGEST, UnfitPictureError, open_picture
+from scripts.checkpoints.pictures import LONGEST, LONGEST_FRAME, MOST_FRAMES, UnfitPictureError, open_picture
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -49,10 +49,9 @@ def test_what_is_no_picture_or_too_large_is_refused_in_a_line(
     assert "\n" not in str(refused.value)
 
 
-def test_a_folder_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.jpg"):
-        with pytest.raises(UnfitPictureError, match="no such file"):
-            open_picture(path)
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnfitPictureError, match="no such file"):
+        open_picture(tmp_path / "none.jpg")
 
 
 def test_half_a_photograph_is_refused(tmp_path: Path, photograph: Path) -> None:
@@ -108,7 +107,31 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     red.save(path, save_all=True, append_images=[blue])
     picture = open_picture(path)
     assert picture.image.getpixel((4, 4)) == (255, 0, 0)
-    assert picture.notes[0] == "the first of 2 frames"
+    assert picture.notes == ("2 frames, of which models of pictures see the first",)
+    assert (picture.kind, len(picture.frames)) == ("clip", 2)
+    assert picture.sheet.size == (18, 9)
+
+
+def test_a_folder_of_frames_is_a_clip_and_of_very_many_some_are_read(tmp_path: Path) -> None:
+    for number in range(MOST_FRAMES + 6):
+        Image.new("RGB", (1500, 10), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    (tmp_path / "notes.txt").write_text("no frame")
+    picture = open_picture(tmp_path)
+    assert picture.kind == "clip"
+    assert len(picture.frames) == MOST_FRAMES
+    assert [picture.frames[n].getpixel((0, 0))[0] for n in (0, -1)] == [0, MOST_FRAMES + 5]
+    assert picture.notes[1] == f"{MOST_FRAMES} of them are read"
+    assert picture.scale == pytest.approx(LONGEST_FRAME / 1500)
+    assert picture.sheet.size == (4 * LONGEST_FRAME, 2 * picture.image.height)
+
+
+def test_a_folder_that_holds_no_clip_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UnfitPictureError, match="fewer than two pictures"):
+        open_picture(tmp_path)
+    for number in range(2):
+        Image.new("RGB", (10 + number, 10)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UnfitPictureError, match="different sizes"):
+        open_picture(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

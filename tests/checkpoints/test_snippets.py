@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
+from published import CHECKPOINTS, checkpoint
 
-from scripts.cards.library import load_library
-from scripts.cards.releases import Checkpoint
 from scripts.checkpoints.snippets import LIBRARIES, MOST_LINES, frames_of, processor_of, snippet
-
-ROOT = Path(__file__).resolve().parents[2]
-CARDS = load_library(ROOT / "model_cards", ROOT)[0].cards
-CHECKPOINTS = {
-    f"{slug}/{key}": checkpoint for slug, card in CARDS.items() for key, checkpoint in card.checkpoints.items()
-}
-
-
-def checkpoint(library: str, class_: str, name: str, output: str, size: str = "64 x 64") -> Checkpoint:
-    """A checkpoint of which only what matters here is said."""
-    return Checkpoint.model_validate({
-        "name": "Any", "system": "any/table", "task": "any", "release": "any", "output": output, "form": "any",
-        "load": {"library": library, "class": class_, "name": name}, "input": {"size": size},
-        "source": {"reference": "any", "where": "any"},
-    })  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

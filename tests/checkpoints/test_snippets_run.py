@@ -12,35 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published import CHECKPOINTS, checkpoint
 from snapshots import write_timm, write_torchvision
-from snapshots_of_all import WRITERS
-from test_snippets import CHECKPOINTS, checkpoint
+from snapshots_of_all import KINDS, VISION, WRITERS, counts, kinds
 
-from scripts.cards.releases import Checkpoint
 from scripts.checkpoints.snippets import CLIPS, LIBRARIES, brings_code, snippet
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
 
 HEIGHT, WIDTH = 80, 120  # of the photograph
 Names = dict[str, Any]
-
-ALSO = (  # kinds that cards may have, and those of today have not
-    checkpoint("transformers", "DetrForObjectDetection", "facebook/detr-resnet-50", "boxes"),
-    checkpoint("transformers", "ViTForImageClassification", "google/vit-base-patch16-224", "classes"),
-    checkpoint("transformers", "SamModel", "facebook/sam-vit-base", "masks of a prompt"),
-)
-
-
-def kinds() -> dict[str, Checkpoint]:
-    """The first checkpoint of each class and output of transformers."""
-    found: dict[str, Checkpoint] = {}
-    for each in (*CHECKPOINTS.values(), *ALSO):
-        if each.load.library == "transformers":
-            found.setdefault(f"{each.load.class_}, {each.output}", each)
-    return found
-
-
-KINDS = {name: each for name, each in kinds().items() if each.load.class_ in WRITERS}
 
 
 def run(lines: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
@@ -72,13 +53,20 @@ def is_semantic(names: Names) -> None:
 
 
 def is_features(names: Names) -> None:
-    shapes = {
-        "dinov2": (1, 1 + 2 * 2, 16),  # class token, a patch for each 14 x 14 of 28 x 28 pixels
-        "dinov3_vit": (1, 1 + 4 + 4 * 4, 16),  # class token, four registers, a patch for each 16 x 16 of 64 x 64 pixels
-        "dinov3_convnext": (1, 1 + 2 * 2, 16),  # the mean, then a map at a stride of 32, row by row
-    }
-    assert names["outputs"].last_hidden_state.shape == shapes[names["model"].config.model_type]
-    assert names["outputs"].pooler_output.shape[0] == 1
+    tokens, pooled = names["outputs"].last_hidden_state, names["outputs"].pooler_output
+    height, width = names["processor"](names["picture"], return_tensors="pt")["pixel_values"].shape[-2:]
+    assert tokens.shape == (1, tokens_stated(names["checkpoint"].form, height, width), 16)
+    assert pooled.equal(tokens[:, 0])
+
+
+FIRST = {"class token": 1, "four register tokens": 4, "a token of the map's mean": 1}
+"""How a card names the tokens before those of the patches, and how many they are."""
+
+
+def tokens_stated(form: str, height: int, width: int) -> int:
+    """How many tokens a card says that there are."""
+    (side,) = re.findall(r"one feature for each patch of (\d+) x \1 pixels, in last_hidden_state", form)
+    return sum(count for name, count in FIRST.items() if name in form) + (height // int(side)) * (width // int(side))
 
 
 def is_masks(names: Names) -> None:
@@ -156,7 +144,7 @@ def test_a_snippet_of_transformers_gives_what_the_card_states(
     if each.output in CLIPS:
         write_frames(photograph)
     capsys.readouterr()
-    FORMS[each.output](run(snippet(each), photograph.parent, monkeypatch))
+    FORMS[each.output](run(snippet(each), photograph.parent, monkeypatch) | {"checkpoint": each})
     assert capsys.readouterr().out.strip()
 
 
@@ -194,26 +182,6 @@ def test_a_snippet_of_timm_runs(
         assert names["features"].shape[:2] == (1, names["model"].patch_embed.num_patches + 1)
 
 
-VISION = {
-    "classes": ("torchvision.models", "mobilenet_v3_small", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
-    "semantic map": (
-        "torchvision.models.segmentation", "lraspp_mobilenet_v3_large",
-        "LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1",
-    ),
-    "boxes": (
-        "torchvision.models.detection", "fasterrcnn_mobilenet_v3_large_320_fpn",
-        "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1",
-    ),
-    "boxes and masks": (
-        "torchvision.models.detection", "maskrcnn_resnet50_fpn", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
-    ),
-    "keypoints": (
-        "torchvision.models.detection", "keypointrcnn_resnet50_fpn", "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1",
-    ),
-}  # fmt: skip
-"""Output -> the smallest model of torchvision that has it."""
-
-
 @pytest.mark.parametrize("output", VISION)
 def test_a_snippet_of_torchvision_runs(
     output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,11 +204,3 @@ def test_a_snippet_of_torchvision_runs(
         assert names["found"]["boxes"].shape == (len(names["found"]["scores"]), 4)
         assert ("masks" in names["found"]) == (output == "boxes and masks")
         assert ("keypoints" in names["found"]) == (output == "keypoints")
-
-
-def counts(weights: Any, folder: str) -> Names:
-    """How many classes, and keypoints, the weights are for."""
-    if folder == "torchvision.models":
-        return {}
-    keypoints = {"num_keypoints": len(weights.meta["keypoint_names"])} if "keypoint_names" in weights.meta else {}
-    return {"num_classes": len(weights.meta["categories"]), **keypoints}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from test_snippets import CARDS, CHECKPOINTS
+from published import CARDS, CHECKPOINTS
 
 from scripts.checkpoints import sweep
 from scripts.checkpoints.snippets import snippet

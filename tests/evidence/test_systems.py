@@ -232,7 +232,7 @@ def in_metafiles(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
     """One model of OpenMMLab's format is one configuration: what it costs, and all that it reaches."""
     for card in knowledge.cards:
         files = exports.of_card(card, knowledge)
-        for told in yaml.safe_load(files[f"downloads/openmmlab/{card.slug}/metafile.yml"])["Models"]:
+        for told in yaml.safe_load(files[f"downloads/openmmlab/{card.slug}/metafile.yml"].make())["Models"]:
             reached = {figure for result in told.get("Results", []) for figure in result["Metrics"].values()}
             of = {
                 row.of for row in truth.rows.values() if row.of.card == card.slug and reached & set(row.values.values())

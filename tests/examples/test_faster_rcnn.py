@@ -1,4 +1,4 @@
-"""Faster R-CNN's idea: anchors, offsets, matching, RoIAlign, suppression, and a smoke run of its example."""
+"""Faster R-CNN's idea and its rivals: both stages and their losses, anchors that change in one thing, suppression."""
 
 from __future__ import annotations
 
@@ -9,147 +9,139 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_iou, nms, roi_align
+from lab import detectors, rcnn
+from lab.run import Settings
+from lab.training import count_parameters
+from waits import Waits
 
-pytestmark = pytest.mark.torch
-
-rcnn = importlib.import_module("faster-rcnn")
+faster = importlib.import_module("faster-rcnn")
+claims = importlib.import_module("claims.faster-rcnn")
+SMOKE = detectors.BENCHMARKS["smoke"]
 
 
-def random_boxes(count: int, seed: int) -> Tensor:
-    """Boxes xyxy inside 64 px, (count, 4)."""
-    generator = torch.Generator().manual_seed(seed)
-    size = torch.rand(count, 2, generator=generator) * 30 + 2
-    low = torch.rand(count, 2, generator=generator) * (64 - size)
-    return torch.cat([low, low + size], dim=1)
+class Asked:
+    """The part of a run that names its preset."""
+
+    def __init__(self, preset: str) -> None:
+        self.preset, self.device = preset, torch.device("cpu")
 
 
-def a_model(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return rcnn.FasterRCNN(rcnn.FITTED, 2, 64).eval()
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000))
-def test_offsets_are_those_of_torchvision_and_lead_back_to_the_box(seed: int) -> None:
-    boxes, anchors = random_boxes(5, seed), random_boxes(5, seed + 1)
-    offsets = rcnn.encode(boxes, anchors)
-    torch.testing.assert_close(
-        offsets, BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(boxes, anchors), atol=1e-5, rtol=1e-4
-    )
-    torch.testing.assert_close(rcnn.decode(offsets, anchors), boxes, atol=1e-4, rtol=1e-4)
-
-
-def test_anchors_are_those_of_torchvision_half_a_cell_further() -> None:
-    shapes = rcnn.Anchors(sides=(16.0, 32.0), ratios=(1.0, 4.0))
-    theirs = AnchorGenerator(((16, 32),), ((1.0, 4.0),))
-    image = ImageList(torch.zeros(1, 3, 32, 32), [(32, 32)])
-    (expected,) = theirs(image, [torch.zeros(1, 1, 4, 4)])  # ratio by ratio, from the corner of each cell
-    ours = rcnn.anchors_of(shapes, 4, 4) - rcnn.STRIDE / 2
-    assert {tuple(box) for box in ours.round().tolist()} == {tuple(box) for box in expected.tolist()}
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000))
-def test_roi_align_by_matrices_is_that_of_torchvision(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(2, rcnn.WIDTH, 8, 8, generator=generator)
-    boxes, valid = random_boxes(10, seed).view(2, 5, 4), torch.rand(2, 5, generator=generator) < 0.7
-    valid[0, 0] = True
-    ours = a_model().pooled(features, rcnn.Regions(boxes, valid))
-    rois = torch.cat([valid.nonzero()[:, :1].float(), boxes[valid]], dim=1)
-    theirs = roi_align(features, rois, rcnn.GRID, 1 / rcnn.STRIDE, sampling_ratio=2, aligned=True)
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000))
-def test_each_object_has_an_anchor_and_background_overlaps_no_object(seed: int) -> None:
-    boxes = random_boxes(3, seed)[None]
-    targets = rcnn.Targets(boxes, torch.zeros(1, 3, dtype=torch.long), torch.tensor([[True, True, False]]))
-    anchors = rcnn.anchors_of(rcnn.FITTED, 8, 8)
-    owner = rcnn.match(anchors, targets, 0.7, 0.3, best=True)[0]
-    overlap = box_iou(anchors, boxes[0, :2])
-    assert (overlap[owner == -1].amax(1) < 0.3).all()
-    assert (owner != 2).all()  # padding owns nothing
-    best = overlap.amax(0)
-    for anchor in ((overlap >= best - 1e-6) & (best > 0)).any(1).nonzero().flatten():
-        assert owner[anchor] >= 0
-
-
-def test_a_sample_has_its_size_its_share_and_nothing_that_does_not_count() -> None:
-    owner = torch.full((2, 200), -1)
-    owner[0, :100], owner[1, :3], owner[1, 3:10] = 0, 1, -2
-    chosen = rcnn.sample(owner, 64, 0.5)
-    assert chosen.sum(1).tolist() == [64, 64]
-    assert (chosen & (owner >= 0)).sum(1).tolist() == [32, 3]
-    assert not (chosen & (owner == -2)).any()
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000))
-def test_regions_of_a_batch_are_those_of_each_image_alone(seed: int) -> None:
-    boxes = random_boxes(80, seed).view(2, 40, 4)
-    scores = torch.rand(2, 40, generator=torch.Generator().manual_seed(seed))
-    regions = rcnn.regions_from(boxes, scores, 10, 0.5)
-    for image in range(2):
-        expected = boxes[image][nms(boxes[image], scores[image], 0.5)[:10]]
-        torch.testing.assert_close(regions.boxes[image][regions.valid[image]], expected)
-
-
-def test_without_suppression_there_are_at_least_as_many_boxes() -> None:
-    model, images = a_model(), torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        once, never = rcnn.detect(model, images), rcnn.detect(model, images, second=False)
-    assert all(len(a["boxes"]) <= len(b["boxes"]) for a, b in zip(once, never, strict=True))
+def a_model(preset: str = "smoke") -> Any:
+    torch.manual_seed(0)
+    return faster.FasterRCNN(faster.PRESETS[preset], SMOKE)
 
 
 def test_a_scene_has_finite_losses_that_reach_every_parameter() -> None:
-    scenes = rcnn.detectors.scenes_of(rcnn.BENCHMARKS["smoke"], "train", 0)[:4]
-    for model, loss in (
-        (rcnn.FasterRCNN(rcnn.FITTED, 1, 64), rcnn.two_stage_loss),
-        (rcnn.Dense(rcnn.FITTED, 1, 64), rcnn.dense_loss),
-    ):
+    scenes = detectors.scenes_of(SMOKE, "train", 0)[:4]
+    for model, loss in ((a_model(), faster.loss_of), (claims.build(Asked("smoke"), "dense"), claims.dense_loss)):
         value = loss(model, scenes)
         value.backward()
         assert torch.isfinite(value)
         assert all(each.grad is not None for each in model.parameters())
 
 
-def test_both_arms_have_about_as_many_parameters() -> None:
-    two, dense = (rcnn.count_parameters(build(rcnn.FITTED, 1, 64)) for build in (rcnn.FasterRCNN, rcnn.Dense))
-    assert two == pytest.approx(dense, rel=0.05)
+def test_a_scene_without_objects_pays_for_classes_only() -> None:
+    scenes = detectors.scenes_of(SMOKE, "train", 0)[:2]
+    empty = rcnn.Targets(torch.tensor(rcnn.EMPTY).expand(2, 1, 4), torch.full((2, 1), -1))
+    model = a_model()
+    features = model.backbone(scenes.images)
+    logits, offsets = model.rpn(features)
+    near, far = (faster.rpn_loss(logits, each, model.anchors, empty) for each in (offsets, offsets + 5))
+    torch.manual_seed(0)
+    assert near.isfinite()
+    assert (far - near).abs() < 0.2  # only the sample differs
+    assert faster.head_loss(model, features, model.proposals(logits, offsets), empty).isfinite()
 
 
-def test_pretrained_weights_are_refused() -> None:
-    with pytest.raises(SystemExit, match="trained from scratch"):
-        rcnn.main(["--preset", "smoke", "--device", "cpu", "--weights", "pretrained"])
+def test_a_training_step_waits_for_the_device_no_more_often_than_it_says() -> None:
+    scenes, model = detectors.scenes_of(SMOKE, "train", 0)[:4], a_model()
+    with Waits() as waits:
+        faster.loss_of(model, scenes).backward()
+    assert waits.count == faster.SYNCHRONISATIONS_PER_STEP
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    out = tmp_path_factory.mktemp("faster_rcnn")
-    rcnn.main(["--preset", "smoke", "--device", "cpu", "--out", str(out)])
-    return json.loads((out / "record.json").read_text()), out
+def test_a_training_step_runs_in_half_precision() -> None:
+    scenes, model = detectors.scenes_of(SMOKE, "train", 0)[:4], a_model()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = faster.loss_of(model, scenes)
+    loss.backward()
+    assert loss.isfinite()
 
 
-def test_the_smoke_run_has_all_results_and_figures(record: tuple[dict[str, Any], Path]) -> None:
-    content, out = record
-    wanted = {
-        "gain_over_dense",
-        "fitted_anchor_gain",
-        "first_nms_gain",
-        "second_nms_gain",
-        "regions_ratio",
-        "scenes_ap",
-    }
-    assert wanted <= set(content["results"])
-    names = {figure["name"] for figure in content["figures"]}
-    assert names == {"stages", "second_look", "anchors", "suppression", "cost", "stress"}
-    assert all((out / figure[style]).is_file() for figure in content["figures"] for style in ("light", "dark"))
+def test_a_batch_gives_what_its_images_give_alone() -> None:
+    model, images = a_model().eval(), torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        both, alone = faster.detect(model, images), [faster.detect(model, each[None])[0] for each in images]
+    for a, b in zip(both, alone, strict=True):
+        torch.testing.assert_close(a["boxes"], b["boxes"], atol=1e-3, rtol=1e-3)
+
+
+def test_without_suppression_there_are_at_least_as_many_boxes() -> None:
+    model, images = a_model().eval(), torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        once, never = faster.detect(model, images), faster.detect(model, images, second=False)
+    assert all(len(a["boxes"]) <= len(b["boxes"]) for a, b in zip(once, never, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
+def test_the_arms_have_about_as_many_parameters(preset: str) -> None:
+    sizes = [count_parameters(claims.build(Asked(preset), arm)) for arm in claims.ARMS | claims.ANCHORS]
+    assert max(sizes) < 1.1 * min(sizes)
+
+
+@pytest.mark.parametrize("preset", ["quick", "full"])
+def test_either_the_number_of_anchors_changes_or_their_size(preset: str) -> None:
+    """Both were once changed at the same time, so that a gain could not be told to either."""
+    fitted, one, large = (claims.shapes_of(Asked(preset), arm) for arm in claims.ANCHORS)
+    assert set(one[0]) < set(fitted[0])  # of the same sizes
+    assert set(one[1]) < set(fitted[1])
+    assert len(large[0]) == len(fitted[0])  # as many,
+    assert large[1] == fitted[1]  # of the same shapes
+
+
+def test_the_file_to_read_uses_what_the_search_chose_and_all_arms_were_searched() -> None:
+    kept = json.loads((Path(claims.__file__).parent / "faster-rcnn.searches.json").read_text("utf-8"))
+    assert kept["learning rate"]["arms"]["two_stage"]["chosen"] == faster.RATE
+    assert set(kept["learning rate"]["arms"]) == {*claims.ARMS, *claims.ANCHORS}
+
+
+def test_what_nothing_finds_is_undefined_and_not_zero() -> None:
+    blind = detectors.Trained(a_model().eval(), detectors.scenes_of(SMOKE, "test", 0), [])
+    nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+    found = claims.measures(Asked("smoke"), blind, lambda _, images: [nothing] * len(images))
+    assert torch.tensor(found["boxes"]).isnan()
+    assert found["ap"] == 0
+
+
+def test_the_proposals_of_the_pyramid_cost_more_than_those_of_one_map() -> None:
+    shares = {name: parts["proposals"] / sum(parts.values()) for name, parts in claims.stages_of_published().items()}
+    assert shares["vgg16"] < 0.05 < shares["r50_fpn"]
+
+
+def test_published_boxes_come_in_pixels_with_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small random network in the place of the download."""
+    import numpy as np
+    from PIL import Image
+    from torchvision.models import detection
+
+    class Found(torch.nn.Module):
+        def forward(self, images: Any) -> Any:
+            assert images[0].shape == (3, 60, 80)
+            return [{"boxes": torch.tensor([[1.0, 2.0, 30.0, 40.0]]), "labels": torch.tensor([17])}]
+
+    monkeypatch.setattr(detection, "fasterrcnn_resnet50_fpn_v2", lambda weights, box_score_thresh: Found())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    boxes, names = faster.published(image)
+    assert (boxes.shape, names) == ((1, 4), ["cat"])
+
+
+def test_it_is_one_run_that_trains_the_first_seed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.run import Run
+
+    calls: list[int] = []
+    monkeypatch.setattr(detectors, "train", lambda run, benchmark, seed, *rest, **more: calls.append(seed))
+    monkeypatch.setattr(claims, "rates_of", lambda run: dict.fromkeys(claims.ARMS, faster.RATE))
+    run = Run("faster-rcnn", Settings("smoke", torch.device("cpu"), (0, 1), tmp_path, "random"))
+    faster.train(run, 0, faster.RATE)
+    claims.trained(run, "two_stage")
+    assert calls == [0, 1]

@@ -19,11 +19,13 @@ SLUGS = sorted(path.stem for path in (EXAMPLES / "claims").glob("*.py") if path.
 GOLDEN = yaml.safe_load((Path(__file__).parent / "golden.yml").read_text("utf-8"))
 READ, LONGEST, CLAIMS, IMPORTS = 220, 260, 300, 12
 LONGER = {
+    "faster-rcnn": "a whole two-stage detector, each stage with its loss, since no library trains one for a batch at once",
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
     "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
     "graph-transformer": "attention along edges, nodes and edges of a layer, and pictures of graphs, which no library here draws",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
+    "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
 

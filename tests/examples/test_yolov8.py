@@ -1,23 +1,28 @@
-"""YOLOv8's idea: distributions of edges, the assignment, the published sizes, and a smoke run of its example."""
+"""YOLOv8's idea: distributions of edges, the assignment, a network that is the published one, and what the claims compare."""
 
 from __future__ import annotations
 
-import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yolov8
+from claims import yolov8 as claims
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab import detectors
+from lab.boxes import grid_points, suppressed
+from lab.run import Run
 from torch import Tensor, nn
+from torchvision.ops import complete_box_iou_loss
 
+from scripts.architectures.definitions.yolov8 import SCALES
 from scripts.architectures.definitions.yolov8 import YOLOv8 as Counted
 
-pytestmark = pytest.mark.torch
-
-yolov8 = importlib.import_module("yolov8")
+SMOKE = detectors.BENCHMARKS["smoke"]
 
 
 def exact_edges(away: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def exact_edges(away: Tensor) -> Tensor:
 
 def an_output(boxes: Tensor, score: float = 0.5, side: int = 4, stride: int = 8) -> Any:
     """An output of B = 1, K = 1 on one grid whose points all predict `boxes` (N, 4) px with the same score."""
-    points, strides = yolov8.grid(torch.zeros(1, 1, side, side), stride)
+    points, strides = grid_points(side) * side * stride, torch.full((side * side,), float(stride))
     away = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1) / stride
     logits = torch.full((1, len(points), 1), score).logit()
     return yolov8.Output(exact_edges(away.clamp(0, 14.9))[None], logits, points, strides)
@@ -64,10 +69,20 @@ def test_boxes_reach_from_the_point_to_the_four_sides_in_strides() -> None:
     torch.testing.assert_close(output.boxes[0, 0], torch.tensor([12.0, 8.0, 36.0, 36.0]), atol=1e-3, rtol=0)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_loss_of_boxes_is_that_of_torchvision(seed: int) -> None:
+    low = torch.rand(2, 9, 2, generator=torch.Generator().manual_seed(seed))
+    a, b = torch.cat([low, low + 0.1 + low.flip(1)], -1)
+    torch.testing.assert_close(yolov8.complete_iou_loss(a, b), complete_box_iou_loss(a, b))
+
+
 def test_points_are_the_centres_of_the_cells_row_by_row() -> None:
-    points, strides = yolov8.grid(torch.zeros(1, 1, 2, 3), 8)
-    assert points.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
-    assert strides.tolist() == [8] * 6
+    with torch.inference_mode():
+        output = yolov8.YOLO(yolov8.PRESETS["smoke"], 1).eval()(torch.zeros(1, 3, 32, 32))
+    assert output.points[:5].tolist() == [[4, 4], [12, 4], [20, 4], [28, 4], [4, 12]]
+    assert output.points[16:].tolist() == [[8, 8], [24, 8], [8, 24], [24, 24]]
+    assert output.strides.tolist() == [8] * 16 + [16] * 4
 
 
 def test_only_points_inside_an_object_learn_it_and_at_most_ten() -> None:
@@ -104,28 +119,76 @@ def test_padding_and_empty_scenes_assign_no_point() -> None:
     assert float(target.sum()) == 0
 
 
+def test_with_one_point_each_the_best_point_alone_learns_an_object() -> None:
+    targets = one_object([0.0, 0.0, 16.0, 16.0])
+    boxes = targets.boxes[0].repeat(16, 1)
+    boxes[:, 2:] += torch.tensor([4.0, 0.0, 8.0, 12.0]).repeat(4)[:, None]
+    owner, target = yolov8.task_aligned(an_output(boxes), targets, most=1)
+    assert (owner[0] >= 0).nonzero().flatten().tolist() in ([1], [5])
+    assert float(target.sum()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_scene_without_objects_pays_for_scores_alone() -> None:
+    scenes = detectors.scenes_of(SMOKE, "test", 0)[:2]
+    empty = type(scenes)(scenes.images, *([each[:0] for each in part] for part in
+                         (scenes.boxes, scenes.labels, scenes.masks, scenes.visible)))  # fmt: skip
+    model = yolov8.YOLO(yolov8.PRESETS["smoke"], 1)
+    yolov8.loss_of(model, empty).backward()
+    gradients = {name: each.grad for name, each in model.named_parameters()}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert gradients["of_edges.0.2.bias"].abs().max() == 0
+    assert gradients["of_class.0.2.bias"].abs().max() > 0
+
+
+def test_a_training_step_reads_nothing_back_from_its_device() -> None:
+    """On the meta device there are no values, so whatever asks for one raises: the step has no synchronisation."""
+    assert yolov8.SYNCHRONISATIONS_PER_STEP == 0
+    model = yolov8.YOLO(yolov8.PRESETS["smoke"], 1).to("meta")
+    yolov8.loss_of(model, detectors.scenes_of(SMOKE, "test", 0)[:4].to("meta")).backward()
+
+
+def test_a_training_step_stands_bfloat16() -> None:
+    model = yolov8.YOLO(yolov8.PRESETS["smoke"], 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = yolov8.loss_of(model, detectors.scenes_of(SMOKE, "test", 0)[:4])
+    loss.backward()
+    assert loss.isfinite()
+
+
+def published(scale: str) -> yolov8.YOLO:
+    """The network of a published size, for the 80 classes of COCO."""
+    depth, width, most = SCALES[scale]
+    widths = tuple(8 * math.ceil(min(c, most) * width / 8) for c in (64, 128, 256, 512, 1024))
+    heads = max(widths[2] // 4, 4 * yolov8.BINS), max(widths[2], 80)
+    preset = yolov8.Preset(widths, (round(3 * depth), round(6 * depth)), heads, 3)
+    return yolov8.YOLO(preset, 80)
+
+
 @pytest.mark.parametrize("scale", ["n", "x"])
 def test_published_sizes_have_the_parameters_of_the_definition_that_the_site_counts(scale: str) -> None:
     with torch.device("meta"):
-        ours, counted = yolov8.YOLO(yolov8.published(scale)), Counted(scale)
+        ours, counted = published(scale), Counted(scale)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in counted.parameters())
 
 
 def test_with_the_same_weights_the_network_is_that_definition() -> None:
     torch.manual_seed(0)
-    ours, counted = yolov8.YOLO(yolov8.published("n")).eval(), Counted("n").eval()
+    ours, counted = published("n").eval(), Counted("n").eval()
+    for module in counted.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = ours.body.stem[0][1].eps
     pairs = {
-        "body.stem": "stem", "body.down3": "stage3", "body.down4": "stage4", "body.down5": "stage5", "body.up4": "up4",
-        "body.up3": "up3", "body.shrink3": "shrink3", "body.shrink4": "shrink4", "body.again4": "down4",
-        "body.again5": "down5", "box_branches": "boxes", "class_branches": "classes",
+        "body.stem": "stem", "body.down.0": "stage3", "body.down.1": "stage4", "body.down.2": "stage5", "body.up.1": "up4",
+        "body.up.0": "up3", "body.shrink.0": "shrink3", "body.shrink.1": "shrink4", "body.again.0": "down4",
+        "body.again.1": "down5", "of_edges": "boxes", "of_class": "classes",
     }  # fmt: skip
     for mine, theirs in pairs.items():
         copy_in_order(counted.get_submodule(theirs), ours.get_submodule(mine))
     with torch.inference_mode():
         image = torch.rand(1, 3, 64, 64)
         output, (away, logits) = ours(image), counted(image)
-    torch.testing.assert_close(yolov8.distances(output.edges), away.transpose(1, 2), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(output.logits, logits.transpose(1, 2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(yolov8.distances(output.edges), away.mT, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.logits, logits.mT, atol=1e-4, rtol=1e-4)
 
 
 def copy_in_order(source: nn.Module, goal: nn.Module) -> None:
@@ -140,46 +203,46 @@ def copy_in_order(source: nn.Module, goal: nn.Module) -> None:
 def test_suppression_keeps_the_surest_of_overlapping_boxes_and_other_classes() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [30, 30, 40, 40]])
     found = {"boxes": boxes, "scores": torch.tensor([0.6, 0.9, 0.5, 0.1]), "labels": torch.tensor([0, 0, 1, 0])}
-    assert yolov8.suppress(found)["scores"].tolist() == pytest.approx([0.9, 0.5, 0.1])
+    assert suppressed(found)["scores"].tolist() == pytest.approx([0.9, 0.5, 0.1])
 
 
-def test_the_coarse_arm_has_no_points_of_stride_8_and_about_as_many_parameters() -> None:
-    size = yolov8.PRESETS["quick"].size
-    arms = [yolov8.build(arm, size).eval() for arm in yolov8.LABELS]
-    counts = [sum(p.numel() for p in arm.parameters()) for arm in arms]
-    assert counts[1] == pytest.approx(counts[0], rel=0.05)
+@pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
+def test_the_coarse_arm_has_no_points_of_stride_8_and_about_as_many_parameters(preset: str) -> None:
+    arms = {arm: claims.build(arm, preset).eval() for arm in claims.ARMS}
+    counts = {arm: sum(p.numel() for p in each.parameters()) for arm, each in arms.items()}
+    assert counts["one_point"] == counts["yolov8"] == pytest.approx(counts["coarse"], rel=0.05)
     with torch.inference_mode():
-        strides = [set(arm(torch.rand(1, 3, 64, 64)).strides.tolist()) for arm in arms]
-    assert strides == [{8, 16, 32}, {16, 32}]
+        strides = [set(each(torch.rand(1, 3, 64, 64)).strides.tolist()) for each in arms.values()]
+    assert strides[0] == strides[1] == strides[2] | {8}
+    assert 8 not in strides[2]
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    out = tmp_path_factory.mktemp("yolov8")
-    yolov8.main(["--preset", "smoke", "--device", "cpu", "--out", str(out)])
-    return json.loads((out / "record.json").read_text("utf-8")), out
+def test_the_file_to_read_uses_what_the_search_chose_and_every_arm_was_searched() -> None:
+    kept = json.loads((Path(claims.__file__).parent / "yolov8.searches.json").read_text("utf-8"))["learning rate"]
+    assert kept["arms"]["yolov8"]["chosen"] == yolov8.RATE
+    assert set(kept["arms"]) == set(claims.ARMS)
 
 
-def test_a_smoke_run_writes_all_results_and_figures(record: tuple[dict[str, Any], Path]) -> None:
-    results, out = record[0]["results"], record[1]
-    assert results.keys() >= {
-        "ap_raw", "ap_final", "nms_gain", "nms_time_ratio", "nms_share", "fine_gain_small", "fine_gain_large",
-        "score_fit_correlation", "spread_error_correlation", "decoding_ratio", "macs_over_two_stage",
-        "anchors_over_points", "time_over_two_stage", "scenes_ap", "scenes_boxes_per_object_raw",
-    }  # fmt: skip
-    for figure in record[0]["figures"]:
-        assert (out / figure["light"]).is_file()
-        assert (out / figure["dark"]).is_file()
+def test_what_nothing_finds_is_undefined_and_not_zero() -> None:
+    """A correlation of too few boxes was 0, and so were the boxes per object of a detector that finds nothing."""
+    assert math.isnan(claims.rank_correlation(torch.ones(2), torch.ones(2)))
+    assert math.isnan(claims.rank_correlation(torch.ones(9), torch.arange(9.0)))
+    assert all(map(math.isnan, claims.quarters(torch.empty(0), torch.empty(0))))
+    test = detectors.scenes_of(SMOKE, "test", 0)
+    nothing = {"boxes": torch.empty(0, 4), "scores": torch.empty(0), "labels": torch.empty(0)}
+    run = Run.start("yolov8", argv=["--preset", "smoke", "--device", "cpu"])
+    found = claims.measures(run, [nothing] * len(test), detectors.Trained(nn.Identity(), test, []))
+    assert math.isnan(found["boxes"])
+    assert found["ap"] == 0
 
 
-def test_counts_are_those_that_are_published(record: tuple[dict[str, Any], Path]) -> None:
-    results = record[0]["results"]
-    published = {"n": 3.2, "s": 11.2, "m": 25.9, "l": 43.7, "x": 68.2}
-    for scale, parameters in published.items():
-        assert results[f"parameters_{scale}"]["mean"] == pytest.approx(parameters, abs=0.06)
-    assert results["boxes_anchor_free"]["mean"] == 8400
+def test_no_time_is_taken() -> None:
+    """One call timed for each seed on the same weights passed as seeds."""
+    source = Path(claims.__file__).read_text("utf-8") + Path(yolov8.__file__).read_text("utf-8")
+    assert "timed" not in source
+    assert "perf_counter" not in source
 
 
-def test_weights_from_the_net_are_refused() -> None:
-    with pytest.raises(SystemExit, match="AGPL"):
-        yolov8.main(["--preset", "smoke", "--device", "cpu", "--weights", "pretrained"])
+def test_published_weights_are_refused() -> None:
+    with pytest.raises(SystemExit, match="loads no published weights"):
+        Run.start("yolov8", argv=["--weights", "pretrained"], pretrained=False)

@@ -319,3 +319,26 @@ def test_claims_of_an_example_run_at_its_end_all_or_those_named(tmp_path, monkey
 def test_power_names_a_control_and_its_bound(tmp_path):
     with pytest.raises(ValueError, match="power needs control, result, and above or below"):
         start(tmp_path).experiment("skips", question="q", data="d", power={"control": "c"})
+
+
+def test_only_on_the_cpu_is_one_thread_the_default(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(lab_run, "_available", lambda: ["mps", "cpu"])
+    try:
+        torch.set_num_threads(3)
+        Run.start("unet", argv=["--device", "mps", "--out", str(tmp_path)])
+        assert torch.get_num_threads() == 3
+        start(tmp_path)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_each_flag_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        Run.start("unet", argv=["--help"])
+    flags = {action.option_strings[-1]: action.help for action in lab_run._parser("unet")._actions}
+    assert flags.keys() > {"--device", "--preset", "--seed", "--out", "--claims", "--search", "--weights", "--threads"}
+    assert all(flags.values())
+    printed = capsys.readouterr().out
+    assert all(flag in printed for flag in flags)

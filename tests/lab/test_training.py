@@ -228,3 +228,9 @@ def test_a_loss_that_is_not_finite_is_an_error():
     diverging = lambda model, x, y: regression(model, x, y) / 0.0  # noqa: E731
     with pytest.raises(FloatingPointError, match="the loss of step 0 is inf"):
         fit(nn.Linear(2, 1), line_batches, diverging, steps=2, learning_rate=0.1, device=CPU)
+
+
+def test_seeding_leaves_the_choice_of_kernels_alone():
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    seed_everything(0)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before == (False, False)

@@ -50,7 +50,8 @@ def files(knowledge: Knowledge) -> dict[str, str]:
 def all_files(knowledge: Knowledge) -> dict[str, str]:
     overviews = [make() for make in exports.overviews(knowledge).values()]
     of_cards = [exports.of_card(card, knowledge) for card in knowledge.cards]
-    return {path: text for made in (*overviews, *of_cards) for path, text in made.items()}
+    texts = {path: text for made in (*overviews, *of_cards) for path, text in made.items()}
+    return {path: text if isinstance(text, str) else text.make() for path, text in texts.items()}
 
 
 def test_bibtex_is_read_by_pybtex_and_holds_every_reference(knowledge: Knowledge, files: dict[str, str]) -> None:
@@ -217,6 +218,7 @@ def test_every_listed_file_is_made(tiny: Project, command: Command) -> None:
     for path in paths:
         assert (tiny.site / path).is_file(), path
         assert f"../{path}" in page
+    assert "<!--" not in page
 
 
 def test_the_archive_is_the_whole_site_but_itself_the_same_each_time(tiny: Project, command: Command) -> None:

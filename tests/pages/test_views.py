@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import replace
@@ -19,6 +20,7 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import published
 from scripts.exports import choices, comparison
 from scripts.pages import detectors, example, lineage, model
+from scripts.pages.cells import notebook
 from scripts.project import Project
 from scripts.runs.record import Record
 from scripts.runs.state import Run
@@ -231,8 +233,8 @@ def test_a_seed_that_failed_is_told_as_undefined_and_counts_nowhere(tiny: Projec
     library, _ = load_library(tiny.cards, tiny.root)
     failed = ({"seed": 1, "reason": "it did not train"},)
     made = record({"margin": result(1.5, None, 1.7, failed=failed), "second": result(None, None)}, figures=("margin",))
-    scripts = {"alpha": (tiny.examples / "alpha.py").read_text("utf-8")}
-    known = Knowledge(library, {"alpha": Run("alpha", "ok", made)}, {}, scripts=scripts)
+    script = (tiny.examples / "alpha.py").read_text("utf-8")
+    known = Knowledge(library, {"alpha": Run("alpha", "ok", made)}, {}, notebook=functools.partial(notebook, script))
     page, example_page = model.page(library.cards["alpha"], known), example.page("alpha", known)
     said = (
         "What it says: 1.6 on average of 2 of 3 seeds; margin is above 0 in every seed that is defined, 95 % interval"

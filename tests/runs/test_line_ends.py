@@ -36,7 +36,7 @@ def test_what_is_made_depends_on_no_line_end(tiny: Project, tmp_path: Path) -> N
     other = with_windows_line_ends(tiny, tmp_path / "windows")
     assert b"\r\n" in (other.examples / "lab/record.py").read_bytes()
     assert keys(other) == keys(tiny)
-    assert of_module(other, "scripts.architectures.forward", 1) == of_module(tiny, "scripts.architectures.forward", 1)
+    assert of_module(other, "scripts.architectures.forward")(1) == of_module(tiny, "scripts.architectures.forward")(1)
     for project in (tiny, other):
         render(project, gather(project))
     assert snapshot(other.docs) == snapshot(tiny.docs)

@@ -107,7 +107,7 @@ def test_a_job_goes_on_when_the_terminal_closes_but_was_told_to_ignore_that(tiny
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["the command", "its group"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_run_that_is_told_to_end_takes_scheduler_jobs_and_examples_with_it(
     number: int, whom: str, tiny: Project
 ) -> None:

@@ -31,6 +31,18 @@ def test_imports_are_followed_through_modules_and_packages(tiny: Project) -> Non
     assert names == ["lab/__init__.py", "lab/deep.py", "lab/extra.py", "lab/record.py"]
 
 
+def test_an_example_that_builds_on_another_one_depends_on_it(tiny: Project) -> None:
+    """Names with hyphens can only be imported as texts, which once were not followed."""
+    (tiny.examples / "two-words.py").write_text(
+        'from importlib import import_module\n\nalpha = import_module("alpha")\n'
+    )
+    (tiny.examples / "three-words-more.py").write_text(
+        'import importlib\n\nfirst = importlib.import_module("two-words")\n'
+    )
+    found = local_imports(tiny.examples / "three-words-more.py", tiny.examples)
+    assert {"alpha.py", "two-words.py"} <= {path.name for path in found}
+
+
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {slug for slug in before if before[slug] != after[slug]}
 

@@ -6,11 +6,11 @@ The site is that of this project: its cards, pages, style and figures.
 from __future__ import annotations
 
 import gzip
-import shutil
+import re
 import subprocess
 import sys
+import time
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,8 @@ import pytest
 import yaml
 from conftest import ROOT, no_chromium
 
-from scripts.benchmarks.search import serving
-from scripts.project import Project
-from scripts.runs.state import states
-
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
@@ -35,49 +31,6 @@ TEMPLATES = {
 }  # fmt: skip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
-    copy = tmp_path_factory.mktemp("project")
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
-    preset = "quick" if are_run else "smoke"
-    for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
-        made = ROOT / "build" / name
-        if made.exists():
-            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
-    for command in ("run", "build"):
-        done = subprocess.run(
-            [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
-            cwd=copy, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "site"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def address(built: Path) -> Iterator[str]:
-    with serving(built) as address:
-        yield address
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
-    context.close()
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -130,11 +83,21 @@ SHIFTS = """() => new Promise((resolve) => {
 })"""
 
 
+LATE = re.compile(r"\.(woff2|js|json)(\?|$)")
+"""What a page is shown without, and may not be moved by when it comes: fonts, scripts and their data."""
+
+
+def arrive_late(route: Route) -> None:
+    time.sleep(0.1)
+    route.continue_()
+
+
 @pytest.mark.parametrize("width", [412, 1280])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_nothing_moves_while_a_page_loads(template: str, width: int, browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 820})
     page = context.new_page()
+    page.route(LATE, arrive_late)  # always, not only on a machine that is busy
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     shift = page.evaluate(SHIFTS)
     context.close()
@@ -147,6 +110,15 @@ def test_each_model_with_a_picture_has_a_small_one_in_the_table(page: Page, addr
     assert pictures.count() == page.locator(".model-tile img.only-light").count() > 0
     told = pictures.evaluate_all("all => all.map(each => [each.alt, each.loading, each.width > 0])")
     assert all(each == ["", "lazy", True] for each in told)
+
+
+def test_on_a_phone_home_leads_on_without_scrolling(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto(address)
+    buttons = [button.bounding_box() for button in page.locator(".ways").first.locator("a").all()]
+    context.close()
+    assert all(box and box["y"] + box["height"] <= 400 for box in buttons)
 
 
 @pytest.mark.parametrize("path", ["models/", "evidence/", "choose/"])
@@ -189,7 +161,10 @@ def test_a_figure_is_shown_in_the_scheme_of_the_page_and_only_in_that(
     assert [url for url in figures[1:] if f".{other}." in url] == []
 
 
-def test_every_link_within_the_site_leads_somewhere(built: Path) -> None:
+def test_every_link_within_the_site_leads_somewhere(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "model-comparisons").symlink_to(
+        built
+    )  # what is not found anywhere is told by a page with whole addresses
     lychee = Path(sys.executable).with_name("lychee")
     options = [
         "--offline",
@@ -197,7 +172,7 @@ def test_every_link_within_the_site_leads_somewhere(built: Path) -> None:
         "index.html",
         "--include-fragments",
         "--root-dir",
-        str(built),
+        str(tmp_path),
         "--no-progress",
     ]
     done = subprocess.run([str(lychee), *options, str(built)], capture_output=True, text=True, check=False)
@@ -206,9 +181,9 @@ def test_every_link_within_the_site_leads_somewhere(built: Path) -> None:
 
 def test_the_bibtex_of_a_model_can_be_copied(page: Page, address: str) -> None:
     page.goto(address + "models/unet/")
-    page.locator("details.quote summary").click()
-    assert page.locator("details.quote button.md-code__button, details.quote .md-clipboard").first.is_visible()
-    assert "@inproceedings{ronneberger2015," in page.locator("details.quote code").inner_text()
+    page.locator("#references summary").click()
+    assert page.locator("#references button.md-code__button, #references .md-clipboard").first.is_visible()
+    assert "@inproceedings{ronneberger2015," in page.locator("#references code").inner_text()
 
 
 def ids_in(page: Page, selector: str) -> list[str]:

@@ -45,6 +45,8 @@ def published(project: Project) -> str | None:
 
 
 def test_the_commit_of_the_project_is_told(tiny: Project, command: Command) -> None:
+    assert command("render").returncode == 0
+    assert published(tiny) is None
     made = commit(tiny.root)
     assert command("render").returncode == 0
     assert published(tiny) == made == own_commit(tiny)

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
+from scripts import machine
 from scripts.benchmarks.projects import with_cards
-from scripts.machine import FEWEST, call_all
+from scripts.machine import ENOUGH, FEWEST, call_all
 from scripts.project import Project
 from scripts.site.gather import gather
 from scripts.site.render import render
@@ -34,6 +37,19 @@ def test_many_calls_are_made_in_other_processes_and_few_in_this_one() -> None:
     assert os.getpid() not in call_all([os.getpid] * FEWEST, 2)
     assert set(call_all([os.getpid] * (FEWEST - 1), 2)) == {os.getpid()}
     assert set(call_all([os.getpid] * FEWEST, 1)) == {os.getpid()}
+
+
+@forks
+def test_a_machine_of_many_cores_starts_no_process_for_a_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pool(jobs: int, *settings: Any) -> ProcessPoolExecutor:
+        asked.append(jobs)
+        return ProcessPoolExecutor(jobs, *settings)
+
+    monkeypatch.setattr(machine, "ProcessPoolExecutor", pool)
+    assert call_all([functools.partial(pow, number, 2) for number in range(40)], 64) == [n**2 for n in range(40)]
+    assert asked == [40 // ENOUGH]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -182,12 +182,12 @@ def test_a_notebook_holds_the_cells_of_its_script(tiny: Project, api: dict[str, 
 
 def test_an_example_without_a_title_is_refused() -> None:
     with pytest.raises(ValueError, match="the first cell of an example has to hold its title"):
-        cells.title_of(cells.read_cells("# %%\nx = 1\n"))
+        cells.title_of(cells.read_cells(cells.notebook("# %%\nx = 1\n", "any")))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_each_figure_of_our_examples_has_a_cell_that_draws_it(path: Path) -> None:
-    read = cells.read_cells(path.read_text("utf-8"))
+    read = cells.read_cells(cells.notebook(path.read_text("utf-8"), path.stem))
     names = [
         node.args[0].value
         for node in ast.walk(ast.parse(path.read_text("utf-8")))

@@ -97,8 +97,9 @@ def box_prompts(target: Tensor, generator: torch.Generator, noise: float = 1.0) 
     boxes = boxes_of(target)
     boxes = boxes + noise * torch.randn(boxes.shape, generator=generator, device=boxes.device)
     corners = torch.stack([boxes[..., :2], boxes[..., 2:], torch.zeros_like(boxes[..., :2])], 2)
-    kinds = torch.tensor([UPPER_LEFT, LOWER_RIGHT, NOTHING], device=boxes.device)
-    return Prompts(corners, kinds.expand(*boxes.shape[:2], 3))
+    kinds = torch.full((*boxes.shape[:2], 3), NOTHING, device=boxes.device)
+    kinds[..., 0], kinds[..., 1] = UPPER_LEFT, LOWER_RIGHT  # filled there: a list would have to be copied to the device
+    return Prompts(corners, kinds)
 
 
 def corrected(prompts: Prompts, place: int, found: Tensor, target: Tensor, generator: torch.Generator) -> Prompts:

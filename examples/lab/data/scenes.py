@@ -20,6 +20,7 @@ from torch.nn import functional
 from lab.data import Split
 from lab.data.digits import digits
 from lab.data.photographs import random_crop
+from lab.device import moved
 
 Stress = Literal["tiny", "crowded", "occluded", "rotated", "low_contrast"]
 STRESSES: tuple[Stress, ...] = ("tiny", "crowded", "occluded", "rotated", "low_contrast")
@@ -54,16 +55,18 @@ class Scenes:
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "Scenes":
         """A part of the scenes, by a slice or by indices; the images of a slice are a view."""
         chosen = range(len(self))[index] if isinstance(index, slice) else [int(i) for i in index]
-        images = self.images[index if isinstance(index, slice) else torch.tensor(chosen, device=self.images.device)]
+        images = self.images[index if isinstance(index, slice) else moved(torch.tensor(chosen), self.images.device)]
         lists = (self.boxes, self.labels, self.masks, self.visible)
         return Scenes(images, *(tuple(part[i] for i in chosen) for part in lists))
 
     def to(self, device: torch.device | str) -> "Scenes":
-        """The scenes on a device; each list travels as one tensor."""
+        """The scenes on a device; each list travels as one tensor, unless it is there."""
+        if self.images.device.type == torch.device(device).type:
+            return self
         counts = [len(part) for part in self.labels]
         lists = (self.boxes, self.labels, self.masks, self.visible)
-        moved = (torch.split(torch.cat(part).to(device), counts) for part in lists)
-        return Scenes(self.images.to(device), *moved)
+        parts = (torch.split(torch.cat(part).to(device), counts) for part in lists)
+        return Scenes(self.images.to(device), *parts)
 
 
 @dataclass(frozen=True)

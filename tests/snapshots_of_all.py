@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import snapshots
+from published import CHECKPOINTS, checkpoint
 from snapshots import labels, swin, write_snapshot
+
+from scripts.cards.releases import Checkpoint
 
 DETECTOR = {
     "encoder_hidden_dim": 32, "encoder_ffn_dim": 16, "encoder_attention_heads": 2, "d_model": 32, "num_queries": 5,
@@ -138,3 +141,49 @@ WRITERS: dict[str, Callable[[Path, str], None]] = snapshots.WRITERS | {
     "TimesformerForVideoClassification": timesformer,
 }
 """Class of transformers -> what writes a tiny snapshot for it."""
+
+
+ALSO = (  # kinds that cards may have, and those of today have not
+    checkpoint("transformers", "DetrForObjectDetection", "facebook/detr-resnet-50", "boxes"),
+    checkpoint("transformers", "ViTForImageClassification", "google/vit-base-patch16-224", "classes"),
+    checkpoint("transformers", "SamModel", "facebook/sam-vit-base", "masks of a prompt"),
+)
+
+
+def kinds() -> dict[str, Checkpoint]:
+    """The first checkpoint of each class and output of transformers."""
+    found: dict[str, Checkpoint] = {}
+    for each in (*CHECKPOINTS.values(), *ALSO):
+        if each.load.library == "transformers":
+            found.setdefault(f"{each.load.class_}, {each.output}", each)
+    return found
+
+
+KINDS = {name: each for name, each in kinds().items() if each.load.class_ in WRITERS}
+
+VISION = {
+    "classes": ("torchvision.models", "mobilenet_v3_small", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
+    "semantic map": (
+        "torchvision.models.segmentation", "lraspp_mobilenet_v3_large",
+        "LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1",
+    ),
+    "boxes": (
+        "torchvision.models.detection", "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1",
+    ),
+    "boxes and masks": (
+        "torchvision.models.detection", "maskrcnn_resnet50_fpn", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    ),
+    "keypoints": (
+        "torchvision.models.detection", "keypointrcnn_resnet50_fpn", "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1",
+    ),
+}  # fmt: skip
+"""Output -> the smallest model of torchvision that has it."""
+
+
+def counts(weights: Any, folder: str) -> dict[str, Any]:
+    """How many classes, and keypoints, the weights are for."""
+    if folder == "torchvision.models":
+        return {}
+    keypoints = {"num_keypoints": len(weights.meta["keypoint_names"])} if "keypoint_names" in weights.meta else {}
+    return {"num_classes": len(weights.meta["categories"]), **keypoints}

@@ -1,0 +1,130 @@
+"""What weights make of photographs: the section of a model's page, and the pages that show all models of a task side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.cards.packaged import Packaged, Photograph
+from scripts.cards.schema import Card
+from scripts.checkpoints.attempt import unfit
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.photographs import Shown, Taken
+from scripts.exports.checkpoints import release_of
+from scripts.pages.environment import slugify, template
+from scripts.pages.writer import common
+
+MOST_FOUND = 3
+"""Classes, boxes or masks that a caption names."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Weights with their pictures, as a page shows them."""
+
+    shown: Shown
+    name: str
+    task: str
+    model: str | None
+    """Name of the card, if they are shown on one."""
+    licence: str
+    relation: str
+    """What they are, if they are no checkpoint of a card."""
+    origin: str
+
+    @property
+    def made(self) -> str:
+        """Where and with what the pictures were made."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.shown.versions.items())
+        where = "elsewhere, and kept in the repository" if self.shown.kept else "by this build"
+        return f"{where}, on {self.shown.device.get('name', 'a device that is not named')}, {versions}"
+
+    def of(self, photograph: str) -> Taken | None:
+        return next((each for each in self.shown.pictures if each.photograph == photograph), None)
+
+
+def views(knowledge: Knowledge) -> list[View]:
+    """All weights with pictures, published ones first."""
+    found = [_view(shown, knowledge) for shown in knowledge.photographs.shown if shown.pictures]
+    return sorted(found, key=lambda view: (bool(view.relation), view.shown.id))
+
+
+def _view(shown: Shown, knowledge: Knowledge) -> View:
+    weights, card = shown.weights, knowledge.library.cards.get(shown.card or "")
+    model = card.name if card else None
+    if isinstance(weights, Packaged):
+        origin = f"{weights.origin} From the package {weights.file.package} {weights.file.version}."
+        return View(shown, weights.name, weights.task, model, weights.licence, weights.relation, origin)
+    release = release_of(card, weights) if card else None
+    licence = release.weights if release else "LicenseRef-NotStated"
+    return View(shown, weights.name, weights.task, model, licence, "", weights.load.name)
+
+
+def caption(taken: Taken) -> str:
+    """The surest things in a picture, or the remark where there are none."""
+    names = taken.found[:MOST_FOUND]
+    more = [f"{len(taken.found) - len(names)} more"] if len(taken.found) > len(names) else []
+    return "; ".join(filter(None, [", ".join([*names, *more]), taken.remark])) or "nothing found"
+
+
+def lacks_pictures(card: Card, knowledge: Knowledge) -> bool:
+    """Whether published weights of a card could be shown on a picture, and this build did not reach them."""
+    shown = any(not isinstance(each.weights, Packaged) for each in knowledge.photographs.of(card.slug))
+    return not shown and any(unfit(each) is None for each in card.checkpoints.values())
+
+
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+    """What the section of a model's page takes; None for a card with neither pictures nor weights to make them."""
+    own = [view for view in views(knowledge) if view.shown.card == card.slug]
+    lacking = lacks_pictures(card, knowledge)
+    if not own and not lacking:
+        return None
+    return {
+        "views": own,
+        "lacking": lacking,
+        "photographs": knowledge.library.vocabulary.photographs,
+        "caption": caption,
+    }
+
+
+def tasks(knowledge: Knowledge) -> dict[str, list[View]]:
+    """The tasks of which something is shown, in the order of the vocabulary."""
+    found = views(knowledge)
+    by_task = {task: [view for view in found if view.task == task] for task in knowledge.library.vocabulary.tasks}
+    return {task: own for task, own in by_task.items() if own}
+
+
+def page(knowledge: Knowledge) -> str:
+    """The text of `photographs/index.md`."""
+    lacking = [card for card in knowledge.cards if lacks_pictures(card, knowledge)]
+    return template("photographs.md.j2").render(
+        common(knowledge, "../") | {"tasks": tasks(knowledge), "lacking": lacking, "pictures": _pictures(knowledge)}
+    )
+
+
+def task_page(task: str, knowledge: Knowledge) -> str:
+    """The text of `photographs/<task>.md`."""
+    own = tasks(knowledge)[task]
+    lacking = [card for card in knowledge.cards if task in card.tasks and lacks_pictures(card, knowledge)]
+    rows = [
+        (key, photograph, [(view, taken) for view in own if (taken := view.of(key))])
+        for key, photograph in knowledge.library.vocabulary.photographs.items()
+    ]
+    return template("on_photographs.md.j2").render(
+        common(knowledge, "../../")
+        | {
+            "task": task, "views": own, "lacking": lacking, "rows": [row for row in rows if row[2]], "caption": caption,
+            "originals": knowledge.photographs.originals,
+        }
+    )  # fmt: skip
+
+
+def task_pages(knowledge: Knowledge) -> dict[str, str]:
+    """Task -> path of its page below docs/."""
+    return {task: f"photographs/{slugify(task)}.md" for task in tasks(knowledge)}
+
+
+def _pictures(knowledge: Knowledge) -> list[tuple[Taken, Photograph]]:
+    """The photographs that lie in this build."""
+    wanted = knowledge.library.vocabulary.photographs
+    return [(taken, wanted[key]) for key, taken in knowledge.photographs.originals.items()]

@@ -1,0 +1,60 @@
+"""The site of this project, built once and served to all tests that look at it in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts.benchmarks.search import serving
+from scripts.project import Project
+from scripts.runs.state import states
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
+    from conftest import copy_of_sources  # which loads this module
+
+    copy = copy_of_sources(tmp_path_factory.mktemp("copy") / "project")
+    are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
+    preset = "quick" if are_run else "smoke"
+    for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
+        made = ROOT / "build" / name
+        if made.exists():
+            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
+    for command in ("run", "build"):
+        done = subprocess.run(
+            [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
+            cwd=copy, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "site"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(built: Path) -> Iterator[str]:
+    with serving(built) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield context.new_page()
+    context.close()

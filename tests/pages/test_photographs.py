@@ -1,0 +1,136 @@
+"""Pages show what weights make of photographs, with where that was made, or the command that makes it; never an empty frame."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command, edit
+
+from scripts.evidence.photographs import Taken
+from scripts.pages.photographs import caption
+from scripts.project import Project
+
+OFFICIAL = "{name: official, code: MIT, weights: Apache-2.0, source: {reference: alpha2020, where: LICENSE}}"
+CHECKPOINTS = """checkpoints:
+  base:
+    name: Alpha-B of its makers
+    system: base/main
+    task: object detection
+    release: official
+    load: {library: transformers, class: DetrForObjectDetection, name: alpha/base}
+    input: {size: 32 x 32}
+    output: boxes
+    form: boxes in pixels
+    source: {reference: alpha2020, where: README}
+"""
+DIGEST = "0" * 64
+WORDS = f"""packaged:
+  relative:
+    name: Relative
+    card: alpha
+    task: object detection
+    relation: It is not Alpha.
+    file: {{package: carrier, version: "1.0", member: a/b.onnx, megabytes: 0.1, sha256: "{DIGEST}"}}
+    reader: centre heatmap
+    licence: MIT
+    origin: Not stated.
+photographs:
+  cat:
+    title: A cat
+    file: {{package: shown, member: cat.png}}
+    licence: CC0-1.0
+    origin: A friend.
+"""
+
+
+@pytest.fixture
+def alpha(tiny: Project) -> Project:
+    path = tiny.cards / "alpha.yml"
+    edit(path, "{code: MIT, weights: none, source", f"{{code: MIT, weights: none, releases: [{OFFICIAL}], source")
+    path.write_text(path.read_text("utf-8") + CHECKPOINTS, "utf-8")
+    (tiny.cards / "_packaged.yml").write_text(WORDS)
+    return tiny
+
+
+def keep(project: Project, id: str, **taken: Any) -> Path:
+    """A record made elsewhere."""
+    folder = project.root / "measurements/photographs" / id
+    folder.mkdir(parents=True)
+    (folder / "cat.jpg").write_bytes(b"a picture")
+    picture = {"photograph": "cat", "file": "cat.jpg", "width": 64, "height": 48, "found": ["cat 0.90"], "remark": ""}
+    record = {"schema": 1, "device": {"name": "H<1>"}, "versions": {"torch": "2.0"}, "pictures": [picture | taken]}
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def section(page: str) -> str:
+    return page.partition("## On photographs")[2].partition("\n## ")[0]
+
+
+def test_where_the_weights_were_not_reached_the_page_holds_the_command(alpha: Project, command: Command) -> None:
+    assert command("render").returncode == 0
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "python -m scripts photographs --fetch --models alpha" in page
+    assert "<img" not in page
+    overview = (alpha.docs / "photographs/index.md").read_text("utf-8")
+    assert "--models alpha" in overview
+    assert [path.name for path in (alpha.docs / "photographs").iterdir()] == ["index.md"], "no page of no pictures"
+
+
+def test_a_record_made_elsewhere_is_shown_with_its_origin(alpha: Project, command: Command) -> None:
+    keep(alpha, "alpha-base")
+    assert command("render").returncode == 0
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "Made elsewhere, and kept in the repository, on H&lt;1&gt;, torch 2.0." in page
+    assert 'src="../../figures/photographs/alpha-base/cat.jpg"' in page
+    assert "A cat: cat 0.90" in page
+    assert "--fetch" not in page
+    assert (alpha.docs / "figures/photographs/alpha-base/cat.jpg").read_bytes() == b"a picture"
+    task = (alpha.docs / "photographs/object-detection.md").read_text("utf-8")
+    assert "<strong>Alpha-B of its makers</strong>: cat 0.90" in task
+    assert "alpha/base" in task
+
+
+def test_weights_that_are_no_models_own_say_so_and_do_not_stand_for_them(alpha: Project, command: Command) -> None:
+    keep(alpha, "relative")
+    assert command("render").returncode == 0
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "It is not Alpha. Origin: Not stated. From the package carrier 1.0. Weights: MIT." in page
+    assert "--fetch --models alpha" in page, "the published weights are still missing"
+
+
+def test_a_card_without_weights_has_no_section(alpha: Project, command: Command) -> None:
+    assert command("render").returncode == 0
+    assert "## On photographs" not in (alpha.docs / "models/beta.md").read_text("utf-8")
+
+
+def test_a_picture_that_is_missing_is_left_out(alpha: Project, command: Command) -> None:
+    (keep(alpha, "alpha-base") / "cat.jpg").unlink()
+    assert command("render").returncode == 0
+    assert "<img" not in section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+
+
+def test_what_is_no_record_is_told(alpha: Project, command: Command) -> None:
+    keep(alpha, "alpha-base", colour="red")
+    with pytest.raises(ValueError, match=r"alpha-base/record\.json is no record of photographs"):
+        command("render")
+
+
+def test_weights_of_packages_name_a_card_and_a_task_that_there_are(alpha: Project, command: Command) -> None:
+    path = alpha.cards / "_packaged.yml"
+    edit(path, "card: alpha", "card: alpa")
+    edit(path, "task: object detection", "task: object detecting")
+    done = command("check")
+    assert done.returncode == 1
+    first, second = (done.stdout + done.stderr).splitlines()[:2]
+    assert first.startswith("model_cards/_packaged.yml:4:5: unknown card 'alpa', did you mean 'alpha'?")
+    assert second.startswith("model_cards/_packaged.yml:5:5: unknown task 'object detecting'")
+
+
+def test_a_caption_names_the_surest_and_how_many_more() -> None:
+    found = ("cat 0.90", "dog 0.80", "cup 0.70", "bed 0.60")
+    assert caption(Taken("a", "a.jpg", 1, 1, found, "a remark")) == "cat 0.90, dog 0.80, cup 0.70, 1 more; a remark"
+    assert caption(Taken("a", "a.jpg", 1, 1)) == "nothing found"

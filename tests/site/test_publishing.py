@@ -1,0 +1,61 @@
+"""Wherever a site is published: below a path, without its archive, by the workflow that asks for the address."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from conftest import ROOT, Command
+
+from scripts.project import Project
+from scripts.site.build import mkdocs_environment
+from scripts.site.gather import about
+
+
+def test_a_site_built_by_mkdocs_alone_links_to_no_archive(tiny: Project, command: Command) -> None:
+    command("render")
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet"], cwd=tiny.root, env=mkdocs_environment(), check=True
+    )
+    page = re.sub("<!--.*?-->", "", (tiny.site / "downloads/index.html").read_text("utf-8"), flags=re.DOTALL)
+    assert "numbers.csv" in page
+    assert ".zip" not in page
+    found = (tiny.site / "search/search_index.json").read_text("utf-8")
+    assert "numbers.csv" in found
+    assert ".zip" not in found
+
+
+def test_the_page_for_what_is_not_found_has_its_style_below_a_path_too(
+    tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tiny.root / "mkdocs.yml").open("a", encoding="utf-8") as settings:
+        settings.write('site_url: !ENV [SITE_URL, "https://example.org/elsewhere/"]\n')
+    monkeypatch.setenv("SITE_URL", "https://example.org/some/models")
+    assert about(tiny).address == "https://example.org/some/models/"
+    command("build")
+    page = (tiny.site / "404.html").read_text("utf-8")
+    asked = re.findall(r'(?:href|src)="?(/[^\s">]+\.(?:css|js))', page)
+    assert {path.rpartition(".")[2] for path in asked} == {"css", "js"}
+    assert [path for path in asked if not (tiny.site / path.removeprefix("/some/models/")).is_file()] == []
+    sitemap = (tiny.site / "sitemap.xml").read_text("utf-8")
+    assert "<loc>https://example.org/some/models/models/alpha/</loc>" in sitemap
+
+
+def test_the_workflow_builds_the_site_for_the_address_that_its_host_names() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text("utf-8"))["jobs"]["build"]["steps"]
+    (asked,) = [step["id"] for step in steps if step.get("uses", "").startswith("actions/configure-pages@")]
+    (made,) = [step for step in steps if step.get("run") == "make site"]
+    assert made["env"]["SITE_URL"].startswith(f"${{{{ steps.{asked}.outputs.base_url }}}}")
+    assert "site_url: !ENV [SITE_URL," in (ROOT / "mkdocs.yml").read_text("utf-8")
+
+
+def test_the_tests_run_with_the_least_python_that_is_asked_for_and_with_later_ones() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/pull-request.yml").read_text("utf-8"))["jobs"]["test"]
+    pythons = job["strategy"]["matrix"]["python"]
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"]
+    assert (f">={pythons[0]}", len(pythons)) == (least, 3)
+    assert job["steps"][1]["with"]["python-version"] == "${{ matrix.python }}"
