@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ def command(tiny: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         return Done(code, out, err)
 
     return call
+
+
+def heed_signals() -> None:
+    """For `preexec_fn`: a command ends by signals as from a terminal, also where these tests run behind `nohup` or `&`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, edit
+from conftest import ROOT, edit, heed_signals
 
 from scripts.project import Project
 from scripts.runs import job, process
@@ -74,7 +74,7 @@ def test_what_an_example_leaves_behind_ends_at_the_time_limit(tiny: Project, mon
 def start(project: Project, *command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", *command], cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heed_signals,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, Done, copy_of_sources, edit, snapshot
+from conftest import ROOT, Command, Done, copy_of_sources, edit, heed_signals, snapshot
 
 from scripts import exports
 from scripts.evidence import checks
@@ -89,7 +89,7 @@ def test_what_mkdocs_says_of_a_page_is_told_in_a_locale_without_letters(tiny: Pr
 def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_traceback(tiny: Project) -> None:
     with alone(tiny), subprocess.Popen(
         [sys.executable, "-m", "scripts", "build"], cwd=tiny.root, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=heed_signals,
     ) as build:  # fmt: skip
         assert build.stderr is not None
         assert "goes on after it" in build.stderr.readline()
