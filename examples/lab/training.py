@@ -96,6 +96,12 @@ def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
+def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """What tensor cores convolve in; there is none for a model that has kernels of two and of three dimensions."""
+    is_flat = all(parameter.ndim != 5 for parameter in model.parameters())
+    return torch.channels_last if device.type == "cuda" and is_flat else torch.preserve_format
+
+
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -140,8 +146,7 @@ def fit(
     if steps < 1 or (every is not None and every < 1):
         raise ValueError(f"steps and every must be at least 1, not {steps} and {every}")
     warmup = steps // 20 if warmup is None else min(warmup, steps - 1)
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format  # what tensor cores convolve in
-    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    model.to(device, memory_format=_layout(model, device)).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type != "mps")
     batch_at = _batch_at(batches)
     losses: list[Tensor] = []

@@ -90,4 +90,6 @@ def _copy_words(cards: Path, source: Path) -> None:
         if "sweeps" in words:
             words["sweeps"] = [sweep for sweep in words["sweeps"] if there(sweep["card"])]
             words["figures"] = {name: [*filter(there, slugs)] for name, slugs in words.get("figures", {}).items()}
+        for key, weights in words.get("packaged", {}).items():
+            words["packaged"][key] = {name: said for name, said in weights.items() if name != "card" or there(said)}
         (cards / path.name).write_text(yaml.dump(words, Dumper=yaml.CSafeDumper, sort_keys=False), "utf-8")
