@@ -35,7 +35,7 @@ STRIDE = 8  # pixels of the image for one cell of the map
 SAMPLED, REGIONS = 64, 16  # anchors and regions of an image that the losses count
 RPN_NMS, HEAD_NMS = 0.7, 0.5  # IoU from which the weaker of two boxes goes, after stage one and at the end
 RATE = 4e-3  # learning rate, see claims/faster-rcnn.searches.json
-SYNCHRONISATIONS_PER_STEP = rcnn.SYNCHRONISATIONS  # suppression among the proposals
+SYNCHRONISATIONS_PER_STEP = rcnn.SYNCHRONISATIONS  # suppression among the proposals, and constants
 
 
 class Preset(NamedTuple):

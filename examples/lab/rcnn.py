@@ -17,7 +17,9 @@ from torchvision.ops import Conv2dNormActivation, box_iou, nms
 from lab.boxes import suppressed
 from lab.data.scenes import Scenes
 
-SYNCHRONISATIONS = 2  # of `thinned`: torchvision's nms reads back how many boxes it keeps
+SYNCHRONISATIONS = (
+    6  # of a step: nms reads back twice how many boxes it keeps, four copies of small constants are waited for
+)
 FROM_ANCHORS = BoxCoder((1.0, 1.0, 1.0, 1.0))
 FROM_REGIONS = BoxCoder(
     (10.0, 10.0, 5.0, 5.0)

@@ -12,7 +12,6 @@ import torch
 from lab import detectors, rcnn
 from lab.run import Settings
 from lab.training import count_parameters
-from waits import Waits
 
 faster = importlib.import_module("faster-rcnn")
 claims = importlib.import_module("claims.faster-rcnn")
@@ -51,13 +50,6 @@ def test_a_scene_without_objects_pays_for_classes_only() -> None:
     assert near.isfinite()
     assert (far - near).abs() < 0.2  # only the sample differs
     assert faster.head_loss(model, features, model.proposals(logits, offsets), empty).isfinite()
-
-
-def test_a_training_step_waits_for_the_device_no_more_often_than_it_says() -> None:
-    scenes, model = detectors.scenes_of(SMOKE, "train", 0)[:4], a_model()
-    with Waits() as waits:
-        faster.loss_of(model, scenes).backward()
-    assert waits.count == faster.SYNCHRONISATIONS_PER_STEP
 
 
 def test_a_training_step_runs_in_half_precision() -> None:
