@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.models import detection, vision_transformer
 
 WIDTH, CLASSES, KEYPOINTS = 256, 91, 17  # channels of a map; classes and keypoints of COCO as torchvision counts them
-SYNCHRONISATIONS_PER_STEP = 0  # nothing is trained
+SYNCHRONISATIONS_PER_STEP = None  # nothing is trained
 
 # %% [markdown]
 # ## A configuration is data

@@ -17,10 +17,12 @@ HERE = Path(__file__).parents[1]
 """Where the package `scripts` lies."""
 
 
-def of_run(project: Project, slug: str, preset: str, device: str) -> str:
-    """Of an example's run: the file to read, those of its experiments (also what was chosen for them), and what they import."""
+def of_run(project: Project, slug: str) -> Callable[[str, str], str]:
+    """Of an example's runs, by preset and device: the file to read, those of its experiments (also what was chosen for them),
+    and what they import are read once."""
     files = [project.examples / f"{slug}.py", *project.claims_of(slug).parent.glob(f"{slug}.*")]
-    return _digits(f"{preset} {device}\n", _sources(project, files, project.examples, project.root))
+    sources = _sources(project, files, project.examples, project.root)
+    return lambda preset, device: _digits(f"{preset} {device}\n", sources)
 
 
 def of_module(project: Project, module: str) -> Callable[..., str]:

@@ -29,10 +29,8 @@ ROOT = TESTS.parent
 TINY = TESTS / "tiny"
 BROKEN = TESTS / "broken"
 
-pytest_plugins = [
-    "smoke",
-    "built_site",
-]  # a second conftest.py in a room would hide this one from the tests that import it
+# A second conftest.py in a room would hide this one from the tests that import it.
+pytest_plugins = ["smoke", "built_site"]
 
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)

@@ -14,7 +14,7 @@ from scripts.project import Project
 
 
 def of_alpha(project: Project) -> str:
-    return fingerprint.of_run(project, "alpha", "quick", "cpu")
+    return fingerprint.of_run(project, "alpha")("quick", "cpu")
 
 
 def with_line_ends(path: Path, end: bytes) -> None:

@@ -162,11 +162,8 @@ def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
 
 def opened(run: Run, experiment: Callable[[Run], None], arms: Iterable[str], **more: Any) -> Experiment:
     """An experiment on the shared scenes, with the sizes and the searches of its arms."""
-    benchmark = detectors.BENCHMARKS[run.preset]
     sizes = {arm: count_parameters(build(arm, run.preset)) for arm in arms}
-    data = f"{benchmark.scenes[0]:,} digit scenes of {benchmark.canvas} px to train, {benchmark.scenes[1]:,} others to test"
-    floor = ("AP50 after suppression (%)", FLOOR)
-    return study.opened(run, experiment, data=data, sizes=sizes, steps=sum(benchmark.steps), floor=floor, **more)
+    return detectors.opened(run, experiment, sizes, ("AP50 after suppression (%)", FLOOR), **more)
 
 
 # Experiments

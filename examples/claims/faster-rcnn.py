@@ -151,13 +151,8 @@ def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
 
 def opened(run: Run, experiment: Callable[[Run], None], arms: Iterable[str], **more: Any) -> Experiment:
     """An experiment on the shared scenes, with the sizes and the searches of its arms."""
-    benchmark = detectors.BENCHMARKS[run.preset]
     sizes = {arm: count_parameters(build(run, arm)) for arm in arms}
-    train, test = benchmark.scenes
-    data = f"{train:,} digit scenes of {benchmark.canvas} px to train, {test:,} others to test"
-    return study.opened(
-        run, experiment, data=data, sizes=sizes, steps=sum(benchmark.steps), floor=("AP50", FLOOR), **more
-    )
+    return detectors.opened(run, experiment, sizes, ("AP50", FLOOR), **more)
 
 
 # Experiments

@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lab import study
 from lab.data import Split
 from lab.data.scenes import STRESSES, Scenes, Stress, make_scenes
 from lab.figures import Style, draw_boxes, panels, show_image
 from lab.metrics import Objects, average_precision, detections_per_object, timed
-from lab.run import Run
+from lab.run import Experiment, Run
 from lab.training import count_parameters, fit, minibatches, seed_everything
 
 M = TypeVar("M", bound=nn.Module)
@@ -76,6 +77,16 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         ),
     }
 )
+
+
+def opened(
+    run: Run, experiment: Callable[[Run], None], sizes: Mapping[str, int], floor: tuple[str, float], **more: Any
+) -> Experiment:
+    """`study.opened` for an experiment on the shared scenes; `sizes` are the parameters of each arm."""
+    benchmark = BENCHMARKS[run.preset]
+    train, test = benchmark.scenes
+    data = f"{train:,} digit scenes of {benchmark.canvas} px to train, {test:,} others to test"
+    return study.opened(run, experiment, data=data, sizes=sizes, steps=sum(benchmark.steps), floor=floor, **more)
 
 
 def scenes_of(benchmark: Benchmark, split: Split, seed: int, stress: Stress | None = None) -> Scenes:

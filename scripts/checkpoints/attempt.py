@@ -68,7 +68,7 @@ def attempt(
             return clip_runner(checkpoint, picture, prompt, device, random)
         return runner(checkpoint, picture.image, prompt, device, random)
 
-    return _attempt(id, load, device, ("torch", checkpoint.load.library), lambda: missing(checkpoint))
+    return _attempt(id, load, device, checkpoint)
 
 
 def attempt_packaged(id: str, packaged: Packaged, picture: Picture, device: str = "cpu") -> Attempt:
@@ -80,14 +80,12 @@ def attempt_packaged(id: str, packaged: Packaged, picture: Picture, device: str 
         path = path_of(packaged.file)
     except UnavailableError as error:
         return Attempt(id, error=str(error))
-    return _attempt(id, lambda: packaged_runner(packaged, path, picture, device), device, ("torch",), lambda: None)
+    return _attempt(id, lambda: packaged_runner(packaged, path, picture, device), device, None)
 
 
-def _attempt(
-    id: str, load: Callable[[], Runner], device: str, packages: tuple[str, ...], lacking: Callable[[], str | None]
-) -> Attempt:
-    """Load and run; `lacking` says which file an error may be about."""
-    versions = {name: importlib.metadata.version(name) for name in dict.fromkeys(packages)}
+def _attempt(id: str, load: Callable[[], Runner], device: str, checkpoint: Checkpoint | None) -> Attempt:
+    """Load and run; weights of a package are no checkpoint."""
+    versions = versions_for(checkpoint)
     try:
         began = time.perf_counter()
         loaded = load()
@@ -95,8 +93,19 @@ def _attempt(
         outputs, ms = _timed(loaded.forward, device)
         return Attempt(id, loaded.read(outputs), "", device, seconds, ms, _peak(device), versions)
     except Exception as error:  # whatever a library raises is told, and the others go on
-        why = lacking() if is_about_files(error) else None
-        return Attempt(id, error=why or in_a_line(error), device=device, versions=versions)
+        return Attempt(id, error=reason(error, checkpoint), device=device, versions=versions)
+
+
+def versions_for(checkpoint: Checkpoint | None) -> dict[str, str]:
+    """Of torch, and of the library that loads a checkpoint."""
+    packages = ["torch"] + ([checkpoint.load.library] if checkpoint else [])
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def reason(error: BaseException, checkpoint: Checkpoint | None) -> str:
+    """Why weights did not run, in a line: the file that is lacking, if that is what the error is about, or what it says."""
+    lacking = missing(checkpoint) if checkpoint and is_about_files(error) else None
+    return lacking or in_a_line(error)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ that is asked for. Each record is kept by its fingerprint, so that a second buil
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import sys
@@ -20,14 +19,14 @@ from typing import Any
 from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
-from scripts.checkpoints.attempt import in_a_line, is_about_files, missing, refused
+from scripts.checkpoints.attempt import missing, reason, refused, versions_for
 from scripts.checkpoints.containers import UnavailableError, path_of
 from scripts.checkpoints.drawing import drawn, jpeg
 from scripts.checkpoints.found import Found, Prompt, used
 from scripts.checkpoints.packaged import OUTPUTS, packaged_runner, taken_by
 from scripts.checkpoints.pictures import Picture, open_picture
 from scripts.checkpoints.runners import runner
-from scripts.checkpoints.trying import easiest, in_a_process
+from scripts.checkpoints.trying import ENDED, easiest, in_a_process
 from scripts.evidence.photographs import (
     Taken,
     Weights,
@@ -69,10 +68,9 @@ def photographs(project: Project, library: Library, options: argparse.Namespace)
         if not options.keep and (folder / "record.json").is_file():
             continue
         began = time.perf_counter()
-        looked = in_a_process(_look, weights, paths, device_class(options.device), options.fetch)
-        error = "its process was ended, most likely for want of memory" if looked is None else looked.error
-        if looked is None or error:
-            print(f"{id}: {error}", file=sys.stderr, flush=True)
+        looked = in_a_process(_look, weights, paths, device_class(options.device)) or Looked(error=ENDED)
+        if looked.error:
+            print(f"{id}: {looked.error}", file=sys.stderr, flush=True)
             failed += bool(options.models)
             continue
         _write(folder, looked)
@@ -103,13 +101,8 @@ def _wanted(library: Library, options: argparse.Namespace) -> Iterator[tuple[str
     for id, card, weights in every_weights(library):
         if options.models and card not in options.models:
             continue
-        if isinstance(weights, Packaged) or (id in first and (options.models or _is_at_hand(weights))):
+        if isinstance(weights, Packaged) or (id in first and (options.models or missing(weights) is None)):
             yield id, weights
-
-
-def _is_at_hand(checkpoint: Checkpoint) -> bool:
-    """Whether its files lie in a cache."""
-    return missing(checkpoint) is None
 
 
 def _write(folder: Path, looked: Looked) -> None:
@@ -119,13 +112,13 @@ def _write(folder: Path, looked: Looked) -> None:
     write(folder / "record.json", json.dumps(record, indent=1).encode())
 
 
-def _look(weights: Weights, paths: Mapping[str, Path], device: str, fetch: bool) -> Looked:
+def _look(weights: Weights, paths: Mapping[str, Path], device: str) -> Looked:
     """In a process of its own: load the weights and run them on each photograph that is of their kind."""
     import torch
 
     from scripts.architectures.measure import describe
 
-    packages = ["torch"] + ([weights.load.library] if isinstance(weights, Checkpoint) else [])
+    checkpoint = weights if isinstance(weights, Checkpoint) else None
     try:
         path = path_of(weights.file) if isinstance(weights, Packaged) else None
         with torch.inference_mode():
@@ -134,13 +127,11 @@ def _look(weights: Weights, paths: Mapping[str, Path], device: str, fetch: bool)
                 for key, file in paths.items()
                 if (picture := open_picture(file)).kind == _kind(weights)
             )
-        versions = {name: importlib.metadata.version(name) for name in packages}
-        return Looked(made, describe(device), versions)
+        return Looked(made, describe(device), versions_for(checkpoint))
     except UnavailableError as error:
         return Looked(error=str(error))
     except Exception as error:  # whatever a library raises is told, and the others go on
-        lacking = missing(weights) if isinstance(weights, Checkpoint) and is_about_files(error) else None
-        return Looked(error=lacking or in_a_line(error))
+        return Looked(error=reason(error, checkpoint))
 
 
 def _kind(weights: Weights) -> str:

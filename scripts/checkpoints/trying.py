@@ -24,6 +24,7 @@ from scripts.files import write
 from scripts.machine import device_class
 
 T = TypeVar("T")
+ENDED = "its process was ended, most likely for want of memory"
 Chosen = tuple[Card, str, Checkpoint]
 Tries = list[tuple[str, str, Callable[[], Tried]]]
 """Id, what is loaded, and what tries it in a process of its own."""
@@ -83,8 +84,7 @@ def _try_packaged(key: str, packaged: Packaged, *rest: object) -> Tried:
 
 
 def _apart(run: Callable[..., Attempt], id: str, *arguments: object) -> Attempt:
-    done = in_a_process(run, id, *arguments)
-    return done or Attempt(id, error="its process was ended, most likely for want of memory")
+    return in_a_process(run, id, *arguments) or Attempt(id, error=ENDED)
 
 
 def in_a_process(run: Callable[..., T], *arguments: object) -> T | None:

@@ -16,6 +16,7 @@ from scripts.cards.schema import Card
 from scripts.evidence.photographs import Photographs
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
+from scripts.runs.record import Figure
 from scripts.runs.state import Run
 
 SIZE_METRICS = ("parameters", "macs", "flops")
@@ -114,6 +115,11 @@ class Knowledge:
 
     def run(self, slug: str) -> Run | None:
         return self.runs.get(slug)
+
+    def hero(self, card: Card) -> Figure | None:
+        """The figure that a card shows first, if a run drew it."""
+        run = self.run(card.slug)
+        return run.record.figure(card.hero) if run and run.record else None
 
     def counted(self, variant: Variant) -> Counted | None:
         count = variant.count

@@ -53,7 +53,7 @@ class Shown:
     @property
     def name(self) -> str:
         """Of its folder below docs/figures/photographs."""
-        return self.id.replace("/", "-")
+        return folder_name(self.id)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def every_weights(library: Library) -> Iterator[tuple[str, str | None, Weights]]
         yield key, packaged.card if packaged.card in library.cards else None, packaged
 
 
+def folder_name(id: str) -> str:
+    """Of the record of some weights; ids of checkpoints hold a slash."""
+    return id.replace("/", "-")
+
+
 def originals_folder(project: Project, library: Library) -> Path:
     """Where the photographs themselves lie, in the size of a page."""
     made_of = sha256(repr(library.vocabulary.photographs).encode())[:12]
@@ -89,11 +94,11 @@ def own_folders(project: Project, library: Library) -> Callable[[str, Weights], 
     """Where the record of some weights lies that this build made, by all that it depends on."""
     made_of = of_module(project, "scripts.checkpoints.showing")
     asked, folder = library.vocabulary.photographs, project.build / "photographs"
-    return lambda id, weights: folder / f"{id.replace('/', '-')}-{made_of(weights, asked)}"
+    return lambda id, weights: folder / f"{folder_name(id)}-{made_of(weights, asked)}"
 
 
 def kept_folder(project: Project, id: str) -> Path:
-    return project.root / "measurements" / "photographs" / id.replace("/", "-")
+    return project.root / "measurements" / "photographs" / folder_name(id)
 
 
 def read_all(project: Project, library: Library) -> Photographs:

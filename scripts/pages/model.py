@@ -172,7 +172,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
     record = run.record if run else None
     studied = knowledge.studies.anatomies.get(card.slug)
     figures = {figure.name: figure for figure in record.figures} if record else {}
-    hero = figures.get(card.hero or "")
+    hero = knowledge.hero(card)
     in_experiments = {name for experiment in record.experiments for name in experiment.figures} if record else ()
     sides = _sides(card, knowledge)
     return template("model.md.j2").render(

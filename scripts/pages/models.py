@@ -31,12 +31,10 @@ def page(knowledge: Knowledge) -> str:
 
 
 def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
-    run = knowledge.run(card.slug)
-    hero = run.record.figure(card.hero) if run and run.record else None
     return {
         "card": card,
         "intro": card.introduction,
-        "hero": hero,
+        "hero": knowledge.hero(card),
         "verdicts": ordered(knowledge.verdicts(card.slug)),
         "parameters": size_range(card, knowledge, "parameters"),
         "least_parameters": min(own_sizes(card, knowledge, "parameters"), default=""),

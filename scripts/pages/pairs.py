@@ -86,10 +86,9 @@ def page(a: Card, b: Card, knowledge: Knowledge) -> str:
 
 
 def _model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
-    run = knowledge.run(card.slug)
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {
-        "card": card, "hero": run.record.figure(card.hero) if run and run.record else None, "prose": writer.prose,
+        "card": card, "hero": knowledge.hero(card), "prose": writer.prose,
         "uses": terms.uses(card, knowledge),
         "cons": [each for each in knowledge.cons(card.slug) if not (each.claim.corrected or each.claim.outdated)],
         "pros": [each for each in knowledge.pros(card.slug) if not (each.claim.corrected or each.claim.outdated)],

@@ -8,12 +8,13 @@ date, made here or elsewhere, the one of the larger preset counts, then that of 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,20 +85,28 @@ def example_slugs(project: Project) -> list[str]:
 
 def target(project: Project, slug: str, preset: str, device: str) -> Target:
     """The run of an example that is wanted now."""
-    return Target(slug, preset, device, f"{preset}-{device}-{of_run(project, slug, preset, device)}")
+    return next(_targets(project, slug, [(preset, device)]))
 
 
-def up_to_date(project: Project, slug: str) -> list[tuple[Target, Record]]:
-    """The runs of an example as it is now, of whatever preset and device, best first."""
-    present = {path.parent.name.rpartition("-")[0] for path in (project.runs / slug).glob("*/record.json")}
-    targets = [target(project, slug, *each.split("-")) for each in present if KEY.fullmatch(f"{each}-{'0' * 12}")]
+def _targets(project: Project, slug: str, asked: Iterable[tuple[str, str]]) -> Iterator[Target]:
+    """Runs of an example as it is now, by preset and device."""
+    digest = of_run(project, slug)
+    return (Target(slug, preset, device, f"{preset}-{device}-{digest(preset, device)}") for preset, device in asked)
+
+
+def up_to_date(project: Project, wanted: Target) -> list[tuple[Target, Record]]:
+    """The runs of the wanted example as it is now, of whatever preset and device, best first."""
+    names = (path.parent.name for path in (project.runs / wanted.slug).glob("*/record.json"))
+    present = {(parts[1], parts[2]) for name in names if (parts := KEY.fullmatch(name))}
+    others = present - {(wanted.preset, wanted.device)}
+    targets = [wanted, *(_targets(project, wanted.slug, others) if others else ())]
     found = [(each, record) for each in targets if (record := read_record(each.record(project))) is not None]
     return sorted(found, key=lambda pair: pair[0].rank, reverse=True)
 
 
 def as_good(project: Project, wanted: Target) -> list[Target]:
     """The run that is wanted, and those that would do as well: of a larger preset or a faster device, best first."""
-    all_of_them = [target(project, wanted.slug, preset, device) for preset in PRESETS for device in DEVICES]
+    all_of_them = _targets(project, wanted.slug, itertools.product(PRESETS, DEVICES))
     return sorted((each for each in all_of_them if each.rank >= wanted.rank), key=lambda each: each.rank, reverse=True)
 
 
@@ -114,7 +123,7 @@ def last_good(project: Project, slug: str) -> tuple[Record, Path] | None:
 
 def state(project: Project, wanted: Target, queued: bool = False) -> Run:
     """How an example stands; `queued` says that a run was ordered."""
-    there = up_to_date(project, wanted.slug)
+    there = up_to_date(project, wanted)
     if there and there[0][0].rank >= wanted.rank:
         (best, record), others = there[0], tuple(record for _, record in there[1:])
         return Run(wanted.slug, "ok", record, best.folder(project), others=others)

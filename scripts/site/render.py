@@ -93,7 +93,7 @@ def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
 
 def _hero(card: Card, knowledge: Knowledge) -> Path | None:
     run = knowledge.run(card.slug)
-    figure = run.record.figure(card.hero) if run and run.record else None
+    figure = knowledge.hero(card)
     return run.folder / "figures" / Path(figure.light).name if run and run.folder and figure else None
 
 
