@@ -17,7 +17,6 @@ from scripts.files import write
 from scripts.machine import cores, speak_plainly, told
 from scripts.project import Project
 from scripts.runs.state import example_slugs, states
-from scripts.site.alone import alone
 from scripts.site.gather import BrokenCardsError, checked_library, gather, sound_library
 
 if TYPE_CHECKING:
@@ -125,6 +124,11 @@ def render(project: Project, options: argparse.Namespace, queued: bool = False) 
     return knowledge
 
 
+def _rendered(project: Project, options: argparse.Namespace) -> int:
+    render(project, options)
+    return 0
+
+
 def build(project: Project, options: argparse.Namespace) -> int:
     """Render, judge and build the site; with `strict`, a surprise or a missing run is an error."""
     from scripts.site import build as stage
@@ -198,13 +202,11 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
             from scripts.checkpoints import showing
 
             return showing.photographs(project, sound_library(project, {}, CORES), options)
-        case "render":
-            with alone(project):
-                render(project, options)
-            return 0
-        case "build":
-            with alone(project):
-                return build(project, options)
+        case "render" | "build":
+            from scripts.site.render import writing
+
+            with writing(project):
+                return build(project, options) if options.command == "build" else _rendered(project, options)
         case "serve":
             from scripts.site import serve
 

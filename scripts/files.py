@@ -1,12 +1,15 @@
-"""Files: written whole and only where their bytes change, read as JSON, hashed."""
+"""Files: written whole and only where their bytes change, by one command at a time; read as JSON, hashed."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +79,27 @@ def write(path: Path, content: bytes) -> bool:
         part.unlink(missing_ok=True)
         raise
     return True
+
+
+@contextlib.contextmanager
+def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Go on once no other command holds the folder; `wait` says so where one does. The lock ends with the process.
+
+    Some network disks know no such locks: there the command goes on.
+    """
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(held, wait)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(folder: int, wait: Callable[[], None]) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        wait()
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    except OSError:
+        pass

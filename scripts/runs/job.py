@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from scripts.files import printable, write
+from scripts.files import alone, printable, write
 from scripts.machine import UTF_8, speak_plainly, told
 from scripts.project import Project
 from scripts.runs import cache, process
-from scripts.runs.record import parse_record, seal
+from scripts.runs.record import parse_record, read_record, seal
 from scripts.runs.state import KEY, SECONDS_LIMIT, Target, example_slugs
 
 ERROR_LINES = 12
@@ -40,6 +40,16 @@ def execute(project: Project, slug: str, key: str) -> int:
     preset, device, _ = key.split("-", 2)
     wanted = Target(slug, preset, device, key)
     marks = project.runs / slug
+    marks.mkdir(parents=True, exist_ok=True)
+    with alone(marks, lambda: _say(f"  {slug}: another command runs it; this one waits")):
+        if read_record(wanted.record(project)) is not None:
+            _say(f"  {slug}: ran meanwhile")
+            return 0
+        return _execute(project, wanted)
+
+
+def _execute(project: Project, wanted: Target) -> int:
+    slug, key, marks = wanted.slug, wanted.key, project.runs / wanted.slug
     if cache.fetch(project, wanted):
         _forget_old(marks, key)
         _say(f"  {slug}: from the run cache")
@@ -49,7 +59,7 @@ def execute(project: Project, slug: str, key: str) -> int:
     try:
         aside.mkdir(parents=True)
         _mark(marks / "running.json", key=key, host=platform.node(), pid=os.getpid(), started=time.time())
-        _say(f"  {slug}: running ({preset}, {device})")
+        _say(f"  {slug}: running ({wanted.preset}, {wanted.device})")
         error = _run_script(project, wanted, aside)
         error = error or ([] if parse_record(aside / "record.json") else ["it ended without a complete record.json"])
         if not error:

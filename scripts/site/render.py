@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from scripts import exports
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import Knowledge
-from scripts.files import Dear, Texts, write
+from scripts.files import Dear, Texts, alone, write
 from scripts.machine import call_all
 from scripts.pages import previews, registry
 from scripts.pages.chart_style import SCHEMES
@@ -25,6 +26,12 @@ PICTURES = "figures/photographs/"
 
 Makers = dict[str, Callable[[], Texts]]
 """What makes one file or some that belong together, by a name."""
+
+
+def writing(project: Project) -> AbstractContextManager[None]:
+    """Wait until no other command writes the pages and the site of the project."""
+    told = "another command is writing the pages; this one goes on after it"
+    return alone(project.root, lambda: print(told, file=sys.stderr, flush=True))
 
 
 def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
@@ -109,7 +116,7 @@ def _charts(knowledge: Knowledge) -> Texts:
     made = charts(knowledge)
     library = version("vl-convert-python")
 
-    def drawn(specification: dict[str, Any]) -> Dear:
+    def drawn(specification: dict[str, object]) -> Dear:
         made_of = f"{library}\n{json.dumps(specification, sort_keys=True)}"
         return Dear(made_of, functools.partial(_svg, specification))
 

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from scripts.project import Project
 from scripts.runs import schedule
 from scripts.runs.state import example_slugs
-from scripts.site.alone import alone
 from scripts.site.gather import BrokenCardsError, gather
-from scripts.site.render import generated, render
+from scripts.site.render import generated, render, writing
 
 
 def serve(project: Project, options: argparse.Namespace) -> int:
@@ -27,14 +26,14 @@ def serve(project: Project, options: argparse.Namespace) -> int:
 
     logging.getLogger("mkdocs").setLevel(logging.ERROR)
     rebuild = _builder(project)
-    with alone(project):
+    with writing(project):
         _render(project, options)
         rebuild(False)
 
     def refresh() -> None:
         gc.disable()  # looking for cycles among all that is made would take a sixth of the time
         try:
-            with alone(project):
+            with writing(project):
                 if _render(project, options):
                     rebuild(True)
         finally:

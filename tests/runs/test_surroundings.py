@@ -21,13 +21,14 @@ from conftest import ROOT, Command, Done, copy_of_sources, edit, heed_signals, s
 
 from scripts import exports
 from scripts.evidence import checks
+from scripts.files import alone
 from scripts.machine import cores
 from scripts.pages import registry
 from scripts.project import Project
 from scripts.runs import job, schedule
 from scripts.runs.state import states, target
-from scripts.site.alone import alone
 from scripts.site.gather import gather
+from scripts.site.render import writing
 
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LOCALES = {"ASCII": PLAIN, "cp1252": {"PYTHONIOENCODING": "cp1252"}, "latin-1": {"PYTHONIOENCODING": "latin-1"}}
@@ -87,7 +88,7 @@ def test_what_mkdocs_says_of_a_page_is_told_in_a_locale_without_letters(tiny: Pr
 
 
 def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_traceback(tiny: Project) -> None:
-    with alone(tiny), subprocess.Popen(
+    with writing(tiny), subprocess.Popen(
         [sys.executable, "-m", "scripts", "build"], cwd=tiny.root, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=heed_signals,
     ) as build:  # fmt: skip
@@ -145,7 +146,7 @@ def test_no_log_is_named_of_an_example_that_did_not_begin(
 
 
 def test_a_build_waits_for_another_and_both_are_whole(tiny: Project) -> None:
-    with alone(tiny):
+    with writing(tiny):
         build = subprocess.Popen(
             [sys.executable, "-m", "scripts", "build"], cwd=tiny.root, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -156,6 +157,24 @@ def test_a_build_waits_for_another_and_both_are_whole(tiny: Project) -> None:
     out, err = build.communicate()
     assert build.returncode == 0, err
     assert "site/ is built" in out
+
+
+def test_of_two_commands_that_run_an_example_one_waits_and_takes_what_the_other_made(
+    tiny: Project, tmp_path: Path
+) -> None:
+    wanted = target(tiny, "alpha", "quick", "cpu")
+    assert job.execute(tiny, "alpha", wanted.key) == 0
+    made = wanted.folder(tiny).rename(tmp_path / "made")
+    with alone(tiny.runs / "alpha", lambda: pytest.fail("nobody else runs it")):
+        second = subprocess.Popen(
+            [sys.executable, "-m", "scripts.runs.job", "alpha", wanted.key], cwd=tiny.root, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert second.stdout is not None
+        assert second.stdout.readline() == "  alpha: another command runs it; this one waits\n"
+        made.rename(wanted.folder(tiny))
+    out, _ = second.communicate()
+    assert (second.returncode, out) == (0, "  alpha: ran meanwhile\n")
 
 
 def test_a_disk_that_knows_no_locks_stops_no_command(
