@@ -2,7 +2,7 @@
 
 The cut is made from the tree of modules alone. It starts with the children of the model and takes apart whichever stage
 holds most, as long as that leaves few enough rows. A row of equal blocks stays together: `blocks x 12`, and when it is
-taken apart, `attn x 12` and `mlp x 12`. No torch here: `scripts.trace` makes the tree.
+taken apart, `attn x 12` and `mlp x 12`. No torch here: `forward.py` makes the tree.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.library import Library
 from scripts.cards.values import size_of
@@ -63,7 +62,7 @@ def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
             counts[key] = count(key)
         except Exception as error:  # a library may raise anything on a model that it cannot trace
             errors[key] = first_line(error)
-    stored: Mapping[str, Any] = {
+    stored: Mapping[str, object] = {
         "digest": fingerprint(project),
         "counts": {key: vars(value) for key, value in sorted(counts.items())},
         "errors": dict(sorted(errors.items())),

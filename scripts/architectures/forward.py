@@ -43,7 +43,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.token_macs = 0.0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         operator = func._overloadpacket
@@ -141,7 +141,7 @@ def cost(name: str, size: Size, **changes: int) -> Cost:
         return cost_of(build(name, size, **changes), inputs(name, size))
 
 
-def cost_of(model: nn.Module, arguments: tuple[Any, ...]) -> Cost:
+def cost_of(model: nn.Module, arguments: tuple[object, ...]) -> Cost:
     """The cost of `model(*arguments)`, for a model on the meta device."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}

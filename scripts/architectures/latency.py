@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from scripts import files
 from scripts.project import Project
@@ -40,7 +39,7 @@ class Latency:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         """What a new measurement replaces."""
         return (self.device, self.build, self.input, self.batch, self.precision, self.threads)
 
@@ -55,7 +54,7 @@ def kept_folder(project: Project) -> Path:
 
 def read_all(project: Project) -> tuple[Latency, ...]:
     """All measurements, of the repository and one's own, sorted by device and architecture."""
-    found: dict[tuple[Any, ...], Latency] = {}
+    found: dict[tuple[object, ...], Latency] = {}
     for folder in (kept_folder(project), own_folder(project)):
         for path in sorted(folder.glob("*.json")):
             found |= {entry.key: entry for entry in read(path)}
@@ -82,7 +81,7 @@ def read(path: Path) -> list[Latency]:
         raise ValueError(f"{path}: no record of measure: {error}") from error
 
 
-def write(path: Path, device: Mapping[str, Any], entries: Iterable[Latency]) -> None:
+def write(path: Path, device: Mapping[str, object], entries: Iterable[Latency]) -> None:
     """Add measurements to the record of a device, in the place of earlier ones of the same; whole or not at all."""
     merged = {entry.key: entry for entry in [*read(path), *entries]}
     rows = sorted((asdict(entry) for entry in merged.values()), key=lambda e: (e["build"], e["input"], e["precision"]))

@@ -125,7 +125,7 @@ def _told(entry: Latency) -> str:
     )
 
 
-def _asked(context: Any, work: Any, arguments: tuple[Any, ...], seconds: float) -> Any:
+def _asked(context: Any, work: Any, arguments: tuple[object, ...], seconds: float) -> Any:
     """What `work` gives back in a process of its own, or the reason why it gives nothing back."""
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, work, arguments), daemon=True)
@@ -143,14 +143,14 @@ def _asked(context: Any, work: Any, arguments: tuple[Any, ...], seconds: float) 
         here.close()
 
 
-def _answer(pipe: Connection, work: Any, arguments: tuple[Any, ...]) -> None:
+def _answer(pipe: Connection, work: Any, arguments: tuple[object, ...]) -> None:
     try:
         pipe.send(work(*arguments))
     except BaseException as error:  # whatever a library raises is this architecture's result
         pipe.send(first_line(error) if isinstance(error, Exception) else type(error).__name__)
 
 
-def describe(device: str) -> dict[str, Any]:
+def describe(device: str) -> dict[str, object]:
     """Name of the device and what else identifies it."""
     import torch
 
@@ -166,7 +166,7 @@ def _processor() -> str:
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
-def _time(job: Job) -> dict[str, Any]:
+def _time(job: Job) -> dict[str, object]:
     """Quartiles of the time of a forward pass in ms, and the peak of memory above that of the idle process, in MB."""
     import torch
 

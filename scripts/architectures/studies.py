@@ -10,24 +10,50 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from scripts.architectures.counts import first_line
 from scripts.architectures.scaling import LABELS, Measured, points
 from scripts.cards.library import Library
 from scripts.cards.schema import Card
 from scripts.cards.values import size_of
-from scripts.cards.vocabulary import Sweep
+from scripts.cards.vocabulary import Sweep, What
 from scripts.files import read_json, write
 from scripts.fingerprint import of_module
 from scripts.project import Project
+
+Costs = Mapping[What, list[float]]
+"""Of a sweep, one for each of its sizes."""
+
+
+class Row(TypedDict):
+    """A stage of an architecture: its output and its shares."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    parameters: float
+    macs: float
+
+
+class Anatomy(TypedDict):
+    """An architecture in stages."""
+
+    variant: str
+    name: str
+    build: str
+    input: str
+    part: str
+    parameters: float
+    macs: float
+    stages: list[Row]
 
 
 @dataclass(frozen=True)
 class Studies:
     """What was studied: anatomies by slug, and sweeps."""
 
-    anatomies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    anatomies: Mapping[str, Anatomy] = field(default_factory=dict)
     sweeps: tuple[Measured, ...] = ()
 
     def of(self, slug: str) -> tuple[Measured, ...]:
@@ -41,7 +67,11 @@ class Study:
 
     name: str
     path: Path
-    make: Callable[[], Mapping[str, Any]]
+    make: Callable[[], Anatomy | Costs]
+
+    def outcome(self) -> Any:
+        """What it made; empty where that is not there."""
+        return read_json(self.path)
 
 
 def main_variant(card: Card) -> str | None:
@@ -57,12 +87,12 @@ def wanted_sweeps(library: Library) -> tuple[Sweep, ...]:
 
 def read(project: Project, library: Library) -> Studies:
     """The studies that are there and up to date."""
-    anatomies = {slug: record for slug, study in _anatomies(project, library) if (record := read_json(study.path))}
+    anatomies = {slug: record for slug, study in _anatomies(project, library) if (record := study.outcome())}
     axes = library.vocabulary.axes
     measured = tuple(
         Measured(sweep, points(sweep, axes[sweep.axis].along), {what: tuple(record[what]) for what in LABELS})
         for sweep, study in _sweeps(project, library)
-        if (record := read_json(study.path))
+        if (record := study.outcome())
     )
     return Studies(anatomies, measured)
 
@@ -72,7 +102,7 @@ def write_missing(project: Project, library: Library) -> dict[str, str]:
     errors: dict[str, str] = {}
     studies = [study for _, study in (*_anatomies(project, library), *_sweeps(project, library))]
     for study in studies:
-        if not read_json(study.path):
+        if not study.outcome():
             try:
                 write(study.path, json.dumps(study.make(), indent=1).encode())
             except Exception as error:  # a library may raise anything on a model that it cannot trace
@@ -99,7 +129,7 @@ def _sweeps(project: Project, library: Library) -> Iterator[tuple[Sweep, Study]]
         yield sweep, Study(f"scaling of {sweep.id}", path, functools.partial(_sweep, sweep, along))
 
 
-def _anatomy(card: Card, key: str) -> Mapping[str, Any]:
+def _anatomy(card: Card, key: str) -> Anatomy:
     from scripts.architectures.anatomy import stages
     from scripts.architectures.definitions import part
     from scripts.architectures.forward import trace
@@ -107,7 +137,7 @@ def _anatomy(card: Card, key: str) -> Mapping[str, Any]:
     variant = card.variants[key]
     assert variant.count is not None
     root = trace(variant.count.build, size_of(variant.count.input))
-    rows = [
+    rows: list[Row] = [
         {"name": s.name, "kind": s.kind, "shape": list(s.shape), "parameters": s.parameters, "macs": s.macs}
         for s in stages(root)
     ]
@@ -117,7 +147,7 @@ def _anatomy(card: Card, key: str) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def _sweep(sweep: Sweep, along: str) -> Mapping[str, Any]:
+def _sweep(sweep: Sweep, along: str) -> Costs:
     from scripts.architectures.forward import cost
 
     costs = [cost(sweep.build, point.size, **point.changes) for point in points(sweep, along)]

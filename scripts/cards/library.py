@@ -108,7 +108,7 @@ def _text_of(path: Path, shown: str) -> tuple[str, Problem | None]:
 
 def load_vocabulary(folder: Path, root: Path) -> tuple[Vocabulary, dict[str, Source], list[Problem]]:
     """The files with a leading underscore, merged by their top keys, with where each of these stands."""
-    words: dict[str, Any] = {}
+    words: dict[str, object] = {}
     sources: dict[str, Source] = {}
     problems: list[Problem] = []
     for path in sorted(folder.glob("_*.yml")):
@@ -125,7 +125,7 @@ def load_vocabulary(folder: Path, root: Path) -> tuple[Vocabulary, dict[str, Sou
     return Vocabulary.model_validate(words), sources, problems
 
 
-def _checked_words(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem]]:
+def _checked_words(data: Any, source: Source) -> tuple[dict[str, object], list[Problem]]:
     """The top keys that have the form of `schema.Vocabulary`, and the problems of the others."""
     if not isinstance(data, dict):
         return {}, [source.problem((), f"this file is a mapping, not a {type(data).__name__}")]

@@ -68,7 +68,7 @@ class OneOrMore:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.no_info_before_validator_function(self._as_list, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, object]:
         many = handler(schema)
         return {"anyOf": [many["items"], many]}
 
@@ -103,7 +103,7 @@ class Quantity(Model):
         return {"printed": match[0], "value": float(match[1]) * SI[match[2] or ""]}
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, object]:
         return {
             "anyOf": [{"type": "number"}, {"type": "string", "pattern": QUANTITY.pattern}],
             "examples": [42.0, "41 M"],

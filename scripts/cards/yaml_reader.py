@@ -100,8 +100,8 @@ class _Reader:
             values.append(self._value(event, (*where, len(values))))
         return values
 
-    def _mapping(self, where: Path_) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def _mapping(self, where: Path_) -> dict[str, object]:
+        values: dict[str, object] = {}
         while not isinstance(key := self._next(), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None:
                 raise self._refusal(key, "a key has to be a plain word")

@@ -60,7 +60,7 @@ def _features(checkpoint: Checkpoint, processor: Any, model: Any, picture: Pictu
 def _masks(checkpoint: Checkpoint, processor: Any, model: Any, picture: Picture, prompt: Prompt) -> Runner:
     """The object at a click, a box or the middle of the first frame, through the clip."""
     width, height = picture.image.size
-    asked: dict[str, Any] = (
+    asked: dict[str, object] = (
         {"input_boxes": [[list(prompt.box)]]}
         if prompt.box
         else {"input_points": [[[list(prompt.point or (width / 2, height / 2))]]], "input_labels": [[[1]]]}

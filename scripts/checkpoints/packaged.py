@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scripts.cards.packaged import Packaged, Reader
 from scripts.cards.releases import Output
@@ -157,7 +157,7 @@ def _laid_out(picture: Picture, step: int, longest: int) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
 
 
-def _tensors(arrays: Mapping[str, Any], device: str) -> dict[str, torch.Tensor]:
+def _tensors(arrays: Mapping[str, object], device: str) -> dict[str, torch.Tensor]:
     import torch
 
     return {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}

@@ -64,7 +64,7 @@ def _texts(prompt: Prompt) -> tuple[str, ...]:
     return prompt.texts or TEXTS
 
 
-def _asked(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt) -> dict[str, Any]:
+def _asked(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt) -> dict[str, object]:
     """What a processor takes beside the picture."""
     match checkpoint.output:
         case "masks of a prompt" if prompt.box:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
@@ -49,7 +48,7 @@ class Looked:
     """What came of weights, as data that travels between processes; `error` says in a line why nothing did."""
 
     pictures: tuple[tuple[Taken, bytes], ...] = ()
-    device: Mapping[str, Any] | None = None
+    device: Mapping[str, object] | None = None
     versions: Mapping[str, str] | None = None
     error: str = ""
 

@@ -43,7 +43,7 @@ class Shown:
     """Slug of the card and key of the checkpoint, or key of the packaged weights."""
     weights: Weights
     card: str | None
-    device: Mapping[str, Any]
+    device: Mapping[str, object]
     versions: Mapping[str, str]
     pictures: tuple[Taken, ...]
     folder: Path
@@ -127,7 +127,9 @@ def _shown(record: Mapping[str, Any], id: str, card: str | None, weights: Weight
         raise ValueError(f"{folder / 'record.json'} is no record of photographs: {error}") from None
 
 
-def record_of(device: Mapping[str, Any], versions: Mapping[str, str], pictures: tuple[Taken, ...]) -> dict[str, Any]:
+def record_of(
+    device: Mapping[str, object], versions: Mapping[str, str], pictures: tuple[Taken, ...]
+) -> dict[str, object]:
     """The content of `record.json`."""
     return {
         "schema": 1, "device": dict(device), "versions": dict(versions), "pictures": [asdict(each) for each in pictures],

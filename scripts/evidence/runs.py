@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from scripts.cards.claims import Shown
 from scripts.cards.problems import nearest
@@ -57,7 +56,7 @@ class Observed:
     least: float | None
     """The smallest of these distances over the seeds."""
     most: float | None
-    rival: Mapping[str, Any] | None = None
+    rival: Mapping[str, object] | None = None
     """The other model's card and mean, of an assertion over two runs."""
 
 
@@ -176,7 +175,7 @@ def _with_power(owner: str, name: str, records: Mapping[str, Record]) -> tuple[O
     power = experiment.power if experiment else None
     if power is None:
         return Outcome.INCONCLUSIVE, "nothing shows that this experiment would have seen the effect"
-    control = Shown(**{"result": power["result"], **{k: power[k] for k in ("above", "below") if k in power}})
+    control = Shown(result=power["result"], above=power.get("above"), below=power.get("below"))
     if _held(owner, control, records).outcome is not Outcome.SUPPORTS:
         return Outcome.INCONCLUSIVE, f"the control does not show it either: {power['control']}"
     return Outcome.CONTRADICTS, ""
@@ -238,7 +237,7 @@ def _result(owner: str, name: str, records: Mapping[str, Record]) -> Result:
     return record.results[name]
 
 
-def _rival(assertion: Shown, records: Mapping[str, Record]) -> dict[str, Any] | None:
+def _rival(assertion: Shown, records: Mapping[str, Record]) -> dict[str, object] | None:
     """The other model's side of an assertion over two runs."""
     bound = assertion.above if isinstance(assertion.above, str) else assertion.below
     other, _, name = bound.rpartition("/") if isinstance(bound, str) else ("", "", "")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scripts.architectures.scaling import LABELS, Measured
+from scripts.architectures.studies import Anatomy
 from scripts.cards.numbers import Cite
 from scripts.cards.schema import Card, Relation, Stated
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
@@ -33,7 +33,7 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
 
 
-def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def model(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """All that is known of one model. Prose is Markdown as in the card."""
     return {
         **_paper(card),
@@ -74,14 +74,14 @@ def model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _paper(card: Card) -> dict[str, Any]:
+def _paper(card: Card) -> dict[str, object]:
     """Of the reference that introduces the model."""
     intro = card.introduction
     told = {name: getattr(intro, name) for name in ("title", "year", "venue", "arxiv", "doi")}
     return {**told, "authors": list(intro.authors), "code_url": intro.code}
 
 
-def _claim(judged: Judged) -> dict[str, Any]:
+def _claim(judged: Judged) -> dict[str, object]:
     claim = judged.claim
     revision = claim.corrected or claim.outdated
     return {
@@ -106,7 +106,7 @@ HOLDS = {Outcome.SUPPORTS: True, Outcome.CONTRADICTS: False}
 """All else neither holds nor fails."""
 
 
-def _together(findings: tuple[Finding, ...]) -> dict[str, Any] | None:
+def _together(findings: tuple[Finding, ...]) -> dict[str, object] | None:
     """Several assertions as one: they hold together or not at all; each is kept under `all`."""
     if not findings:
         return None
@@ -115,8 +115,8 @@ def _together(findings: tuple[Finding, ...]) -> dict[str, Any] | None:
     return {**each[0], "assertion": assertion, "holds": HOLDS.get(joined(findings)), "all": each}
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
-    told = {
+def _finding(finding: Finding) -> dict[str, object]:
+    told: dict[str, object] = {
         "assertion": finding.assertion, "outcome": finding.outcome, "holds": HOLDS.get(finding.outcome),
         "remark": finding.remark,
     }  # fmt: skip
@@ -125,7 +125,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return told | {"source": finding.source, "where": finding.where, "independent": finding.independent}
 
 
-def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
+def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, object]:
     variant = card.variants[key]
     counted = knowledge.counted(variant)
     sizes = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
@@ -147,7 +147,7 @@ def _variant(card: Card, key: str, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _system(system: System, numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, Any]:
+def _system(system: System, numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, object]:
     """A system with its cost; every figure in it is of it, or of one that differs in nothing that the figure depends on."""
     costs = {metric: cost(knowledge, numbers[0], metric) for metric in SIZES}
     quality = [number for number in numbers if knowledge.library.vocabulary.metric(number.metric).kind == "quality"]
@@ -161,19 +161,19 @@ def _system(system: System, numbers: Sequence[Published], knowledge: Knowledge) 
     }  # fmt: skip
 
 
-def _system_cost(found: Cost | None, unit: float) -> dict[str, Any] | None:
+def _system_cost(found: Cost | None, unit: float) -> dict[str, object] | None:
     return (
         None if found is None else {"value": round(found.value / unit, 6), "counted": found.counted, "of": found.of.id}
     )
 
 
-def _anatomy(slug: str, record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _anatomy(slug: str, record: Anatomy | None) -> dict[str, object] | None:
     if record is None:
         return None
     return {**record, "figure": {scheme: f"figures/anatomy/{slug}.{scheme}.svg" for scheme in ("light", "dark")}}
 
 
-def _sweep(measured: Measured) -> dict[str, Any]:
+def _sweep(measured: Measured) -> dict[str, object]:
     return {
         "name": measured.sweep.name, "build": measured.sweep.build, "axis": measured.sweep.axis,
         "x": [point.x for point in measured.points],
@@ -182,7 +182,7 @@ def _sweep(measured: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cost(reported: Published | None, counted: float | None, unit: float) -> dict[str, Any]:
+def _cost(reported: Published | None, counted: float | None, unit: float) -> dict[str, object]:
     return {
         "reported": round(reported.quantity.value / unit, 6) if reported else None,
         "counted": round(counted / unit, 6) if counted else None,
@@ -191,7 +191,7 @@ def _cost(reported: Published | None, counted: float | None, unit: float) -> dic
     }
 
 
-def _metric(number: Published, knowledge: Knowledge) -> dict[str, Any]:
+def _metric(number: Published, knowledge: Knowledge) -> dict[str, object]:
     conditions = number.conditions.model_dump(exclude_none=True)
     return {
         "dataset": conditions.pop("dataset", None),
@@ -205,7 +205,7 @@ def _metric(number: Published, knowledge: Knowledge) -> dict[str, Any]:
     }
 
 
-def _example(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+def _example(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
     run = knowledge.run(card.slug)
     if run is None:
         return None
@@ -232,11 +232,11 @@ def _example(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _relation(relation: Relation) -> dict[str, Any]:
+def _relation(relation: Relation) -> dict[str, object]:
     return relation.model_dump()
 
 
-def _stated(stated: Stated) -> dict[str, Any]:
+def _stated(stated: Stated) -> dict[str, object]:
     return {"text": stated.text, **(_place(stated.source) if stated.source else {})}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scripts.cards.releases import Checkpoint, Release
 from scripts.cards.schema import Card
 from scripts.checkpoints.snippets import snippet
@@ -65,12 +63,12 @@ def release_of(card: Card, checkpoint: Checkpoint) -> Release | None:
     return next((each for each in card.licences.releases if each.name == checkpoint.release), None)
 
 
-def checkpoints(card: Card) -> list[dict[str, Any]]:
+def checkpoints(card: Card) -> list[dict[str, object]]:
     """All of a card, in its order."""
     return [_told(key, checkpoint, card) for key, checkpoint in card.checkpoints.items()]
 
 
-def _told(key: str, checkpoint: Checkpoint, card: Card) -> dict[str, Any]:
+def _told(key: str, checkpoint: Checkpoint, card: Card) -> dict[str, object]:
     release = release_of(card, checkpoint)
     return {
         "id": key, "name": checkpoint.name, "system": checkpoint.system, "task": checkpoint.task,

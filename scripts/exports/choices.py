@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
@@ -15,11 +15,51 @@ from scripts.cards.vocabulary import Question
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, index
-from scripts.evidence.systems import cost, measured_times, system_of, times
+from scripts.evidence.systems import SIZES, cost, measured_times, system_of, times
 
 BYTES = 4  # of a weight in fp32
 ALIKE = ("dataset", "split", "metric", "tta", "protocol")
 """Conditions in which figures agree that rank checkpoints: training and input are part of what one takes home."""
+
+
+class Quality(TypedDict):
+    """What a checkpoint reaches on the benchmark of its task; figures of one group rank."""
+
+    value: float
+    printed: str
+    better: str
+    label: str
+    group: str
+    where: str
+    table: str
+
+
+class Of(TypedDict):
+    """The card that a candidate is of."""
+
+    slug: str
+    model: str
+    purpose: str
+    family: str | None
+    year: int
+    least_images: int | None
+
+
+class Candidate(Of):
+    """What one may take home: a checkpoint, or a model of which none is named."""
+
+    id: str
+    name: str
+    tasks: list[str]
+    loads: bool
+    release: str
+    gated: bool
+    uses: Mapping[str, str]
+    weights_gb: float | None
+    parameters: str
+    macs: str
+    times: dict[str, float]
+    quality: Quality | None
 
 
 def render(knowledge: Knowledge) -> dict[str, str]:
@@ -27,13 +67,13 @@ def render(knowledge: Knowledge) -> dict[str, str]:
     return {"api/choose.json": json.dumps(content(knowledge), ensure_ascii=False, indent=1, sort_keys=True) + "\n"}
 
 
-def content(knowledge: Knowledge) -> dict[str, Any]:
+def content(knowledge: Knowledge) -> dict[str, object]:
     """The questions with their options, and the facts of every candidate."""
-    found = [each for card in knowledge.cards for each in candidates(card, knowledge)]
+    found = all_candidates(knowledge)
     return {"schema": 2, "questions": questions(found, knowledge), "candidates": found}
 
 
-def questions(found: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> list[dict[str, Any]]:
+def questions(found: Sequence[Candidate], knowledge: Knowledge) -> list[dict[str, object]]:
     """The questions, options spelled out: those that at least one candidate can meet."""
     lists = {
         "tasks": sorted({task for each in found for task in each["tasks"]}),
@@ -43,14 +83,19 @@ def questions(found: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> list[
     return [_asked(question, lists) for question in knowledge.library.vocabulary.questions]
 
 
-def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, object]:
     """A question as data, its options spelled out where it names one of the lists."""
     told = question.model_dump(mode="json", exclude_unset=True)
     named = lists.get(question.options) if isinstance(question.options, str) else None
     return told if named is None else told | {"options": named}
 
 
-def candidates(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any]]:
+def all_candidates(knowledge: Knowledge) -> list[Candidate]:
+    """Those of all cards."""
+    return [each for card in knowledge.cards for each in candidates(card, knowledge)]
+
+
+def candidates(card: Card, knowledge: Knowledge) -> Iterator[Candidate]:
     """Every checkpoint of a card, then the card itself for the tasks that none of them is for."""
     for key, checkpoint in card.checkpoints.items():
         yield _of_checkpoint(card, key, checkpoint, knowledge)
@@ -62,22 +107,21 @@ def candidates(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _common(card: Card) -> dict[str, Any]:
+def _common(card: Card) -> Of:
     return {
         "slug": card.slug, "model": card.name, "purpose": card.purpose.strip(), "family": card.family,
         "year": card.introduction.year, "least_images": card.least_data.images if card.least_data else None,
     }  # fmt: skip
 
 
-def _of_checkpoint(card: Card, key: str, checkpoint: Checkpoint, knowledge: Knowledge) -> dict[str, Any]:
+def _of_checkpoint(card: Card, key: str, checkpoint: Checkpoint, knowledge: Knowledge) -> Candidate:
     row = _row(card, checkpoint, knowledge)
-    sizes = {metric: cost(knowledge, row[0], metric) for metric in ("parameters", "macs")} if row else {}
-    weights = sizes.get("parameters")
+    weights, macs = (cost(knowledge, row[0], metric) if row else None for metric in SIZES)
     return {
         **_common(card), "id": f"{card.slug}/{key}", "name": checkpoint.name, "tasks": [checkpoint.task], "loads": True,
         "release": checkpoint.release, "gated": checkpoint.gated, "uses": _uses(card, checkpoint, knowledge),
         "weights_gb": BYTES * weights.value / 1e9 if weights else None,
-        **{metric: found.printed if found else "" for metric, found in sizes.items()},
+        "parameters": weights.printed if weights else "", "macs": macs.printed if macs else "",
         "times": _times(row, knowledge), "quality": _quality(checkpoint, row, knowledge),
     }  # fmt: skip
 
@@ -110,7 +154,7 @@ def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
     return found
 
 
-def _quality(checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge) -> dict[str, Any] | None:
+def _quality(checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge) -> Quality | None:
     """What the checkpoint reaches on the benchmark of its task, from its own row: no other row is of these weights."""
     words = knowledge.library.vocabulary
     wanted = words.benchmarks.get(checkpoint.task)

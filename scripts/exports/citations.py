@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from scripts.cards.names import person
 from scripts.cards.schema import Card, Reference
@@ -42,7 +41,7 @@ def all_references(knowledge: Knowledge) -> dict[str, Reference]:
     return dict(sorted(found.items()))
 
 
-def csl_item(key: str, reference: Reference) -> dict[str, Any]:
+def csl_item(key: str, reference: Reference) -> dict[str, object]:
     """One reference as an item of CSL-JSON."""
     fields = {
         "id": key,

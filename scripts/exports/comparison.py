@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, comparability
@@ -19,7 +18,7 @@ def render(knowledge: Knowledge) -> dict[str, str]:
     printed and as a number, the conditions that matter for a comparison, and ``group``, equal for those that may be ranked.
     """
     metrics = knowledge.library.vocabulary.metrics
-    groups: dict[tuple[Any, ...], int] = {}
+    groups: dict[tuple[object, ...], int] = {}
     numbers = {
         card.slug: [_entry(number, knowledge, groups) for number in own_numbers(card.slug, knowledge)]
         for card in knowledge.cards
@@ -33,7 +32,7 @@ def render(knowledge: Knowledge) -> dict[str, str]:
     return {"api/compare.json": json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"}
 
 
-def _entry(number: Published, knowledge: Knowledge, groups: dict[tuple[Any, ...], int]) -> dict[str, Any]:
+def _entry(number: Published, knowledge: Knowledge, groups: dict[tuple[object, ...], int]) -> dict[str, object]:
     conditions = comparability(number, knowledge.library.vocabulary)
     given = dict(conditions)
     return {

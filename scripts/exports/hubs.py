@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import yaml
 
@@ -55,7 +54,7 @@ def _yaml(value: object) -> Dear:
     return Dear(f"PyYAML {yaml.__version__}\n{json.dumps(value)}", text)
 
 
-def hub_metadata(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def hub_metadata(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """`license`, `tags`, `pipeline_tag`, `model_name` and `model-index` with one result per published number."""
     pipelines = [PIPELINES[task] for task in card.tasks if task in PIPELINES]
     pipeline = pipelines[0] if pipelines else "other"
@@ -65,13 +64,13 @@ def hub_metadata(card: Card, knowledge: Knowledge) -> dict[str, Any]:
         for key, numbers in variants
         if numbers
     ]
-    found: dict[str, Any] = _hub_licence(card)
+    found: dict[str, object] = _hub_licence(card)
     found |= {"pipeline_tag": pipelines[0]} if pipelines else {}
     found |= {"tags": ["computer-vision", *sorted({task.replace(" ", "-") for task in card.tasks})]}
     return found | ({"model-index": entries} if entries else {})
 
 
-def _hub_licence(card: Card) -> dict[str, Any]:
+def _hub_licence(card: Card) -> dict[str, object]:
     """The licence of the weights, or of the code where no weights were published; the Hub knows few of them by name."""
     spdx = card.licences.weights if card.licences.weights != "none" else card.licences.code
     if spdx in HUB_LICENCES:
@@ -85,7 +84,7 @@ def _quality(card: Card, variant: str, knowledge: Knowledge) -> list[Published]:
     return [n for n in numbers if n.conditions.dataset and n.metric not in SIZE_METRICS]
 
 
-def _hub_result(number: Published, card: Card, pipeline: str, knowledge: Knowledge) -> dict[str, Any]:
+def _hub_result(number: Published, card: Card, pipeline: str, knowledge: Knowledge) -> dict[str, object]:
     conditions = number.conditions.model_dump(exclude_none=True)
     dataset, split = conditions.pop("dataset"), conditions.pop("split", None)
     reference = card.references[number.source]
@@ -99,16 +98,16 @@ def _hub_result(number: Published, card: Card, pipeline: str, knowledge: Knowled
     }
 
 
-def metafile(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def metafile(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """A collection with its models, as the `metafile.yml` of OpenMMLab's repositories has them."""
     intro = card.introduction
     paper = {"URL": intro.addresses[0][1], "Title": intro.title}
-    collection: dict[str, Any] = {"Name": card.name, "Paper": paper}
+    collection: dict[str, object] = {"Name": card.name, "Paper": paper}
     collection |= {"Code": {"URL": intro.code}} if intro.code else {}
     return {"Collections": [collection], "Models": [*_metafile_models(card, knowledge)]}
 
 
-def _metafile_models(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any]]:
+def _metafile_models(card: Card, knowledge: Knowledge) -> Iterator[dict[str, object]]:
     """One model for each system, since a configuration of theirs is one: what it costs, and what it reaches.
 
     A variant without figures on data is there with what it costs by itself.
@@ -129,13 +128,13 @@ def _metafile_models(card: Card, knowledge: Knowledge) -> Iterator[dict[str, Any
             yield _metafile_model(variant.name, card, [size.quantity.value if size else None for size in sizes])
 
 
-def _metafile_model(name: str, card: Card, sizes: Sequence[float | None]) -> dict[str, Any]:
+def _metafile_model(name: str, card: Card, sizes: Sequence[float | None]) -> dict[str, object]:
     metadata = zip(("Parameters", "FLOPs"), sizes, strict=True)  # their FLOPs are MACs
     known = {key: int(value) for key, value in metadata if value}
     return {"Name": name, "In Collection": card.name, **({"Metadata": known} if known else {})}
 
 
-def _metafile_results(card: Card, numbers: list[Published], knowledge: Knowledge) -> list[dict[str, Any]]:
+def _metafile_results(card: Card, numbers: list[Published], knowledge: Knowledge) -> list[dict[str, object]]:
     """One result per table and dataset."""
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for number in numbers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from scripts.cards import prose
 from scripts.cards.names import person
@@ -22,7 +21,7 @@ def json_ld(card: Card, licence: str) -> str:
     return json.dumps(article(card, licence), ensure_ascii=False, sort_keys=True).translate(SCRIPT_SAFE)
 
 
-def article(card: Card, licence: str) -> dict[str, Any]:
+def article(card: Card, licence: str) -> dict[str, object]:
     """The same as plain data."""
     intro = card.introduction
     code = {"@type": "SoftwareSourceCode", "name": card.name, "codeRepository": intro.code, "license": _licence(card)}
@@ -43,7 +42,7 @@ def _licence(card: Card) -> str | None:
     return None if spdx == "none" or spdx.startswith("LicenseRef-") else f"https://spdx.org/licenses/{spdx}.html"
 
 
-def _citation(reference: Reference) -> dict[str, Any]:
+def _citation(reference: Reference) -> dict[str, object]:
     return {
         "@type": TYPES[reference.type],
         "name": reference.title,

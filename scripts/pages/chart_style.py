@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
-SCHEMES: Mapping[str, Mapping[str, Any]] = {
+
+class Scheme(TypedDict):
+    """Colours of a scheme."""
+
+    ink: str
+    muted: str
+    grid: str
+    colours: list[str]
+
+
+SCHEMES: Mapping[str, Scheme] = {
     "light": {
         "ink": "#1f2328", "muted": "#59636e", "grid": "#dfe3e8",
         "colours": ["#0068A8", "#D55E00", "#008663", "#B4528D", "#7A4F00", "#5B45B0", "#C0392B",
@@ -42,7 +52,7 @@ def ticks(low: float, high: float) -> list[float]:
     return found
 
 
-def config(colours: Mapping[str, Any], columns: int = 4) -> dict[str, Any]:
+def config(colours: Scheme, columns: int = 4) -> dict[str, object]:
     """Fonts and colours of a scheme."""
     text = {"labelColor": colours["ink"], "titleColor": colours["ink"], "labelFontSize": 12, "titleFontSize": 12}
     return {

@@ -7,17 +7,16 @@ under equal conditions; each group of figures that may be ranked has its frontie
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.vocabulary import Metric
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, comparability
 from scripts.evidence.systems import SIZES, cost, system_of, times
-from scripts.pages.chart_style import SCHEMES, SHAPES, config, room, ticks
+from scripts.pages.chart_style import SCHEMES, SHAPES, Scheme, config, room, ticks
 from scripts.pages.environment import template
-from scripts.pages.labels import placed
+from scripts.pages.labels import Named, placed
 from scripts.pages.systems import system_name
 from scripts.pages.writer import common
 
@@ -29,6 +28,18 @@ FRONTIER = 3
 """A group of so many figures has a frontier."""
 
 
+class Point(Named):
+    """One figure, with what a reader is told of it."""
+
+    model: str
+    variant: str
+    conditions: str
+    where: str
+    line: str
+    system: str
+    href: str
+
+
 @dataclass(frozen=True)
 class Chart:
     """One chart.
@@ -38,7 +49,7 @@ class Chart:
         title: what is drawn against what.
         caption: what to see, and under which conditions.
         alt: the same for those who do not see it.
-        points: the data, one dictionary for each figure.
+        points: the data, one for each figure.
         metric: label of the vertical axis; axis: label of the horizontal one.
         higher: whether a higher figure is the better one.
     """
@@ -47,7 +58,7 @@ class Chart:
     title: str
     caption: str
     alt: str
-    points: tuple[Mapping[str, Any], ...]
+    points: tuple[Point, ...]
     metric: str
     axis: str
     higher: bool
@@ -88,9 +99,9 @@ def charts(knowledge: Knowledge) -> list[Chart]:
     return sorted(made, key=lambda chart: (-len(chart.models), -len(chart.points), chart.name))
 
 
-def _points(numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, list[dict[str, Any]]]:
+def _points(numbers: Sequence[Published], knowledge: Knowledge) -> dict[str, list[Point]]:
     """The points of each axis: those numbers of whose system the cost is known."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Point]] = {}
     for number in numbers:
         for axis, x in _costs(number, knowledge).items():
             found.setdefault(axis, []).append(_point(number, x, knowledge))
@@ -112,7 +123,7 @@ def _device(time: Published) -> str:
     return ", ".join(filter(None, [c.hardware, c.precision, f"batch {c.batch}" if c.batch else None]))
 
 
-def _point(number: Published, x: float, knowledge: Knowledge) -> dict[str, Any]:
+def _point(number: Published, x: float, knowledge: Knowledge) -> Point:
     card = knowledge.library.cards[number.card]
     variant = card.variants[number.variant]
     conditions = comparability(number, knowledge.library.vocabulary)
@@ -126,7 +137,7 @@ def _point(number: Published, x: float, knowledge: Knowledge) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chart(metric: Metric, on: str, axis: str, points: list[dict[str, Any]], left_out: int) -> Chart:
+def _chart(metric: Metric, on: str, axis: str, points: list[Point], left_out: int) -> Chart:
     label = f"{metric.label}{' (' + metric.unit + ')' if metric.unit else ''}"
     against = axis.partition(" (")[0].replace("Parameters", "parameters").replace("Latency", "latency")
     groups = {point["conditions"] for point in points}
@@ -145,9 +156,9 @@ def _chart(metric: Metric, on: str, axis: str, points: list[dict[str, Any]], lef
     return Chart(name, f"{metric.label} on {on} against {against}", caption, alt, ordered, label, axis, higher)
 
 
-def frontiers(chart: Chart) -> Iterator[dict[str, Any]]:
+def frontiers(chart: Chart) -> Iterator[dict[str, object]]:
     """The points of each group that nothing cheaper of the group beats, as lines."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Point]] = {}
     for point in chart.points:
         groups.setdefault(point["conditions"], []).append(point)
     sign = 1 if chart.higher else -1
@@ -161,7 +172,7 @@ def frontiers(chart: Chart) -> Iterator[dict[str, Any]]:
                 yield {"x": point["x"], "y": point["y"], "group": conditions}
 
 
-def specification(chart: Chart, scheme: str) -> dict[str, Any]:
+def specification(chart: Chart, scheme: str) -> dict[str, object]:
     """The chart in Vega-Lite. Domains leave room around all points, so that none is cut off."""
     colours, (across, up) = SCHEMES[scheme], chart.domain
     x = {
@@ -182,10 +193,10 @@ def specification(chart: Chart, scheme: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _joined(chart: Chart, colours: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _joined(chart: Chart, colours: Scheme) -> list[dict[str, object]]:
     """Lines between the sizes of one design, and the frontiers."""
     stroke = {"field": "model", "type": "nominal", "scale": _colours(chart, colours), "legend": None}
-    sizes = {
+    sizes: dict[str, object] = {
         "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
         "encoding": {"stroke": stroke, "detail": {"field": "line"}},
     }
@@ -194,11 +205,11 @@ def _joined(chart: Chart, colours: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [sizes, edge]
 
 
-def _colours(chart: Chart, colours: Mapping[str, Any]) -> dict[str, Any]:
+def _colours(chart: Chart, colours: Scheme) -> dict[str, object]:
     return {"domain": chart.models, "range": colours["colours"][: len(chart.models)]}
 
 
-def _dots(chart: Chart, colours: Mapping[str, Any]) -> dict[str, Any]:
+def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
     model = {"field": "model", "type": "nominal", "title": None}
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(chart.models))]
     return {
@@ -218,7 +229,7 @@ def _dots(chart: Chart, colours: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labelled(chart: Chart, colours: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _labelled(chart: Chart, colours: Scheme) -> Iterator[dict[str, object]]:
     """The names of the points beside which there is room, one layer for each side."""
     for side, texts in placed(chart.points, chart.domain, (WIDTH, HEIGHT)).items():
         mark = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -32,7 +31,7 @@ class Loaded:
         return Markup(self.lines) if self.lines else None
 
 
-def view(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+def view(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
     """What the template takes; None for a card without checkpoints."""
     if not card.checkpoints:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
@@ -25,7 +24,7 @@ def page(knowledge: Knowledge) -> str:
     return template("compare.md.j2").render(common(knowledge, "../") | {"models": models, "pairs": weighed})
 
 
-def _compared(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def _compared(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """What the page Compare says of a model beside its entry in the grid."""
     return {
         "pros": _standing(knowledge.pros(card.slug)), "cons": _standing(knowledge.cons(card.slug)),

@@ -10,7 +10,6 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -50,18 +49,19 @@ def tidy(text: str) -> str:
     return text.strip() + "\n"
 
 
-def front(fields: Mapping[str, Any]) -> Markup:
+def front(fields: Mapping[str, object]) -> Markup:
     """YAML front matter; JSON is YAML, and quotes whatever a title holds.
 
     Escaped here, since the theme writes title and description into the page as they are.
     """
-    escaped = {
-        key: html.escape(value, quote=key != "title") if isinstance(value, str) else value
-        for key, value in fields.items()
-    }
-    escaped |= {key: [html.escape(each) for each in value] for key, value in fields.items() if key == "tags"}
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in escaped.items()]
+    lines = [f"{key}: {json.dumps(_escaped(value, key), ensure_ascii=False)}" for key, value in fields.items()]
     return Markup("---\n" + "\n".join(lines) + "\n---\n")
+
+
+def _escaped(value: object, key: str) -> object:
+    if isinstance(value, list | tuple) and key == "tags":
+        return [html.escape(str(each)) for each in value]
+    return html.escape(value, quote=key != "title") if isinstance(value, str) else value
 
 
 def slugify(text: str) -> str:

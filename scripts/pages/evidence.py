@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from scripts.cards import prose
 from scripts.cards.schema import Card
@@ -14,14 +13,17 @@ from scripts.pages.environment import LEGEND, ordered, template
 from scripts.pages.writer import common
 
 
-def _share(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def _share(card: Card, knowledge: Knowledge) -> dict[str, object]:
+    counts = defaultdict(int, {verdict.value: n for verdict, n in knowledge.verdicts(card.slug).items()})
+    return {"card": card, "verdicts": counts, "tested": _tested(card, knowledge), "claims": sum(counts.values())}
+
+
+def _tested(card: Card, knowledge: Knowledge) -> int:
     judged = (*knowledge.pros(card.slug), *knowledge.cons(card.slug))
-    counts = {verdict.value: n for verdict, n in knowledge.verdicts(card.slug).items()}
-    tested = sum(each.run is not Outcome.NONE for each in judged)
-    return {"card": card, "verdicts": defaultdict(int, counts), "tested": tested, "claims": len(judged)}
+    return sum(each.run is not Outcome.NONE for each in judged)
 
 
-def _claim_rows(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
+def _claim_rows(card: Card, knowledge: Knowledge) -> list[dict[str, object]]:
     """The claims of a card as rows of a table: text, verdict, anchor, and what backs each."""
     return [
         {
@@ -46,6 +48,6 @@ def page(knowledge: Knowledge) -> str:
     return template("evidence.md.j2").render(
         common(knowledge, "../") | {
             "legend": LEGEND, "verdicts": verdicts, "claims_count": sum(verdicts.values()), "shares": shares, "rows": rows,
-            "tested": sum(share["tested"] for share in shares),
+            "tested": sum(_tested(card, knowledge) for card in knowledge.cards),
         }
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,7 +12,7 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.pages.cells import Cell, read_cells, title_of
 from scripts.pages.environment import template
 from scripts.pages.writer import common
-from scripts.runs.record import Record
+from scripts.runs.record import Figure, Record
 
 
 def page(slug: str, knowledge: Knowledge) -> str:
@@ -21,26 +20,29 @@ def page(slug: str, knowledge: Knowledge) -> str:
     cells = read_cells(knowledge.notebook(slug))
     card, run = knowledge.library.cards.get(slug), knowledge.run(slug)
     record = run.record if run else None
-    views = [_cell_view(cell, record) for cell in cells]
-    drawn = {figure.name for view in views for figure in view["figures"]}
+    drawn = [_drawn_in(cell, record) for cell in cells]
     return template("example.md.j2").render(
         common(knowledge, "../../", card) | {
             "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None, "title": title_of(cells),
-            "run": run, "record": record, "fence": "`" * 5, "cells": views, "drawn": drawn,
+            "run": run, "record": record, "fence": "`" * 5, "cells": [_cell_view(cell, record) for cell in cells],
+            "drawn": {figure.name for figures in drawn for figure in figures},
             "has_claims": slug in knowledge.claims, "folder": knowledge.about.slug,
         }
     )  # fmt: skip
 
 
-def _cell_view(cell: Cell, record: Record | None) -> dict[str, Any]:
+def _cell_view(cell: Cell, record: Record | None) -> dict[str, object]:
     """A cell of an example; a code cell is followed by what it drew and printed, in the order of its calls."""
     if cell.is_code:
-        figures = [figure for figure in record.figures if calls(cell, "figure", figure.name)] if record else []
         shown = [each for each in record.shown if calls(cell, "show", each["name"])] if record else []
-        return {"code": cell.text, "figures": figures, "shown": shown}
+        return {"code": cell.text, "figures": _drawn_in(cell, record), "shown": shown}
     parts = prose.sections(cell.text, lambda ref: html.escape(ref))
     views = [{"level": level, "text": text} if level else {"level": 0, "html": Markup(text)} for level, text in parts]
     return {"code": "", "parts": views, "figures": [], "shown": []}
+
+
+def _drawn_in(cell: Cell, record: Record | None) -> list[Figure]:
+    return [figure for figure in record.figures if calls(cell, "figure", figure.name)] if record else []
 
 
 def calls(cell: Cell, method: str, name: str) -> bool:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from scripts.architectures.scaling import Measured
+from scripts.architectures.studies import Anatomy, Row
 from scripts.cards.values import si
 from scripts.cards.vocabulary import Vocabulary, What
 from scripts.evidence.knowledge import Knowledge
 from scripts.pages.chart_style import SCHEMES, SHAPES, config, room, ticks
 
-Specification = dict[str, Any]
+Specification = dict[str, object]
 WIDTH = 440
 ROW = 42
 """Pixels of a stage: two bars, and two lines of text beside them."""
+
+
+class Placed(TypedDict):
+    """A point of a line that has a name."""
+
+    name: str
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,11 @@ def drawings(knowledge: Knowledge) -> list[Drawing]:
     return [*(anatomy(slug, each) for slug, each in knowledge.studies.anatomies.items()), *growths(knowledge)]
 
 
-def anatomy(slug: str, record: Mapping[str, Any]) -> Drawing:
+def anatomy(slug: str, record: Anatomy) -> Drawing:
     """Bars of each stage's share of the parameters and of the MACs, with the shape of its output."""
-    tops = {what: max(record["stages"], key=lambda s: s[what]) for what in ("parameters", "macs")}
     told = " and ".join(
-        f"{top['name']} holds {top[what] / max(record[what], 1):.0%} of the {'MACs' if what == 'macs' else what}"
-        for what, top in tops.items()
+        f"{record['stages'][shares.index(max(shares))]['name']} holds {max(shares):.0%} of the {what}"
+        for what, shares in _shares(record).items()
     )
     caption = (
         f"Where the weights of {record['name']} lie and where its work is done, for one input of {record['input']}, "
@@ -63,11 +71,20 @@ def anatomy(slug: str, record: Mapping[str, Any]) -> Drawing:
     return Drawing("anatomy", slug, caption, alt, WIDTH, height, lambda scheme: _anatomy(record, scheme, height))
 
 
-def _anatomy(record: Mapping[str, Any], scheme: str, height: int) -> Specification:
-    heads = {"parameters": f"parameters ({si(record['parameters'])})", "macs": f"MACs ({si(record['macs'])})"}
+def _shares(record: Anatomy) -> dict[str, list[float]]:
+    """Of each stage: of all parameters, and of all MACs."""
+    return {
+        "parameters": [stage["parameters"] / max(record["parameters"], 1) for stage in record["stages"]],
+        "MACs": [stage["macs"] / max(record["macs"], 1) for stage in record["stages"]],
+    }
+
+
+def _anatomy(record: Anatomy, scheme: str, height: int) -> Specification:
+    heads = {"parameters": f"parameters ({si(record['parameters'])})", "MACs": f"MACs ({si(record['macs'])})"}
+    shares = _shares(record)
     values = [
-        {"stage": _label(stage), "what": head, "share": 100 * stage[what] / max(record[what], 1)}
-        for stage in record["stages"]
+        {"stage": _label(stage), "what": head, "share": 100 * shares[what][i]}
+        for i, stage in enumerate(record["stages"])
         for what, head in heads.items()
     ]
     labels = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 200, "domain": False, "ticks": False}
@@ -99,8 +116,8 @@ def _anatomy(record: Mapping[str, Any], scheme: str, height: int) -> Specificati
     )  # fmt: skip
 
 
-def _label(stage: Mapping[str, Any]) -> str:
-    return f"{stage['name']}\n{shape_text(stage['shape'])}" if stage["shape"] else str(stage["name"])
+def _label(stage: Row) -> str:
+    return f"{stage['name']}\n{shape_text(stage['shape'])}" if stage["shape"] else stage["name"]
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -148,14 +165,15 @@ def _growth(name: str, group: Sequence[Measured], what: What, label: str, words:
 
 
 def _lines(group: Sequence[Measured], what: What, label: str, axis: str, scheme: str, height: int) -> Specification:
-    values: list[dict[str, Any]] = [
+    values: list[Placed] = [
         {"name": m.sweep.name, "x": point.x, "y": cost}
         for m in group
         for point, cost in zip(m.points, m.costs[what], strict=True)
         if cost > 0
     ]
     channels = {
-        key: _logarithmic(key, title, [value[key] for value in values]) for key, title in (("x", axis), ("y", label))
+        "x": _logarithmic("x", axis, [value["x"] for value in values]),
+        "y": _logarithmic("y", label, [value["y"] for value in values]),
     }
     named = {"field": "name", "type": "nominal", "title": None, "sort": None}
     colour = {**named, "scale": {"range": SCHEMES[scheme]["colours"]}}
@@ -178,7 +196,9 @@ def _logarithmic(key: str, title: str, values: Sequence[float]) -> Specification
     }  # fmt: skip
 
 
-def _single(scheme: str, width: int, height: int, values: Sequence[Mapping[str, Any]], **rest: Any) -> Specification:
+def _single(
+    scheme: str, width: int, height: int, values: Sequence[Mapping[str, object]], **rest: object
+) -> Specification:
     """One view of exactly this size, labels and legend included."""
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 LINE, DOT = 11.0, 6.0
 """Pixels: height of a line at 10 px, and radius of a dot with a rim."""
@@ -23,6 +23,14 @@ Box = tuple[float, float, float, float]
 """x and y of two corners, in pixels."""
 
 
+class Named(TypedDict):
+    """A point with the name that it may carry."""
+
+    x: float
+    y: float
+    label: str
+
+
 @dataclass(frozen=True)
 class Side:
     """Where a text stands beside its point, in the words of Vega."""
@@ -36,8 +44,8 @@ SIDES = (Side("left", 8, 1), Side("right", -8, 1), Side("center", 0, -10), Side(
 
 
 def placed(
-    points: Sequence[Mapping[str, Any]], domain: tuple[list[float], list[float]], size: tuple[int, int]
-) -> dict[Side, list[dict[str, Any]]]:
+    points: Sequence[Named], domain: tuple[list[float], list[float]], size: tuple[int, int]
+) -> dict[Side, list[Named]]:
     """The names that find room, by the side of their points; a name that stands twice is written once.
 
     Args:
@@ -47,7 +55,7 @@ def placed(
     """
     at = [_pixels(point, domain, size) for point in points]
     taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in at]
-    found: dict[Side, list[dict[str, Any]]] = {}
+    found: dict[Side, list[Named]] = {}
     written: set[str] = set()
     for point, place in sorted(zip(points, at, strict=True), key=lambda pair: -pair[0]["y"]):
         if point["label"] in written or len(point["label"]) > LONGEST:
@@ -58,14 +66,12 @@ def placed(
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 written.add(point["label"])
-                found.setdefault(side, []).append({key: point[key] for key in ("x", "y", "label")})
+                found.setdefault(side, []).append({"x": point["x"], "y": point["y"], "label": point["label"]})
                 break
     return found
 
 
-def _pixels(
-    point: Mapping[str, Any], domain: tuple[list[float], list[float]], size: tuple[int, int]
-) -> tuple[float, float]:
+def _pixels(point: Named, domain: tuple[list[float], list[float]], size: tuple[int, int]) -> tuple[float, float]:
     (left, right), (low, high) = domain
     across = math.log(point["x"] / left) / math.log(right / left)
     return across * size[0], (high - point["y"]) / (high - low) * size[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -80,8 +79,8 @@ def _with_unit(number: Published, metric: Metric) -> str:
     return f"{number.quantity.printed}{' ' + unit if unit and unit != '%' else unit}"
 
 
-def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
-    rows = []
+def _sizes(card: Card, knowledge: Knowledge) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
     for key, variant in card.variants.items():
         counted = knowledge.counted(variant)
         reported = {metric: own_size(knowledge.library, card.slug, key, metric) for metric in ("parameters", "macs")}
@@ -131,8 +130,8 @@ def _reported_counted(reported: Published | None, counted: float | None) -> dict
     }
 
 
-def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, Any]]:
-    views = []
+def _tables(card: Card, knowledge: Knowledge) -> list[dict[str, object]]:
+    views: list[dict[str, object]] = []
     for table in tables_of(card):
         source = card.tables[table.id]
         rows = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scripts.cards.schema import Card
 from scripts.cards.values import si
 from scripts.evidence.knowledge import Knowledge
@@ -30,7 +28,7 @@ def page(knowledge: Knowledge) -> str:
     return template("models.md.j2").render(common(knowledge, "../") | {"entries": entries})
 
 
-def entry(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def entry(card: Card, knowledge: Knowledge) -> dict[str, object]:
     return {
         "card": card,
         "intro": card.introduction,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scripts.cards.vocabulary import NotePlace
 from scripts.evidence.knowledge import Knowledge
 from scripts.pages.environment import template
@@ -19,7 +17,7 @@ def page(knowledge: Knowledge) -> str:
     return template("notes.md.j2").render(common(knowledge, "../") | {"notes": views})
 
 
-def _place(place: NotePlace, knowledge: Knowledge) -> dict[str, Any]:
+def _place(place: NotePlace, knowledge: Knowledge) -> dict[str, object]:
     """Where a line of the notes went: a field of a card, or one of its claims with the verdict."""
     card = knowledge.library.cards[place.card]
     if place.field is not None:

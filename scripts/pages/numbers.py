@@ -64,7 +64,7 @@ def _rankings(numbers: list[Published], words: Vocabulary) -> tuple[Ranking, ...
     return tuple(sorted(ranked, key=lambda ranking: sign * ranking.numbers[0].quantity.value))
 
 
-def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, Any]:
+def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, object]:
     words = knowledge.library.vocabulary
     metric, first = words.metric(benchmark.metric), benchmark.rankings[0].numbers[0]
 

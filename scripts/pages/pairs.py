@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.library import Library
 from scripts.cards.schema import Card
@@ -79,13 +78,13 @@ def page(a: Card, b: Card, knowledge: Knowledge) -> str:
         common(knowledge, "../../") | {
             "models": models, "rows": found, "uses": uses, "times": _times(a, b, knowledge),
             "sentences": [_accuracy((a, b), found), _terms((a, b), uses, knowledge)],
-            "image": path_of(next((each["card"].slug for each in models if each["hero"]), "site")),
+            "image": path_of(next((card.slug for card in (a, b) if knowledge.hero(card)), "site")),
             "shared": [task for task in a.tasks if task in b.tasks],
         }
     )  # fmt: skip
 
 
-def _model(card: Card, knowledge: Knowledge) -> dict[str, Any]:
+def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {
         "card": card, "hero": knowledge.hero(card), "prose": writer.prose,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.cards.packaged import Packaged, Photograph
 from scripts.cards.schema import Card
@@ -73,7 +72,7 @@ def lacks_pictures(card: Card, knowledge: Knowledge) -> bool:
     return not shown and any(unfit(each) is None for each in card.checkpoints.values())
 
 
-def of_card(card: Card, knowledge: Knowledge) -> dict[str, Any] | None:
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
     """What the section of a model's page takes; None for a card with neither pictures nor weights to make them."""
     own = [view for view in views(knowledge) if view.shown.card == card.slug]
     lacking = lacks_pictures(card, knowledge)

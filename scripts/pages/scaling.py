@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scripts.architectures.scaling import LABELS, TOLERANCE, Measured
 from scripts.cards.values import si
 from scripts.cards.vocabulary import Exponent
@@ -21,7 +19,7 @@ def page(knowledge: Knowledge) -> str:
     )
 
 
-def sweep_view(measured: Measured, knowledge: Knowledge) -> dict[str, Any]:
+def sweep_view(measured: Measured, knowledge: Knowledge) -> dict[str, object]:
     """A sweep as a row: its range, its exponents over all and over the last two sizes, and what is claimed of them."""
     sweep, ends = measured.sweep, (measured.points[0], measured.points[-1])
     axis = knowledge.library.vocabulary.axes[sweep.axis]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scripts.evidence.knowledge import Knowledge
 from scripts.pages.environment import template
 from scripts.pages.writer import common
@@ -14,11 +12,12 @@ def page(knowledge: Knowledge) -> str:
     return template("tasks.md.j2").render(common(knowledge, "../") | {"tasks": tasks_with_cards(knowledge)})
 
 
-def tasks_with_cards(knowledge: Knowledge) -> list[dict[str, Any]]:
+def tasks_with_cards(knowledge: Knowledge) -> list[dict[str, object]]:
     """The tasks that a card is for, those of most cards first, each with its cards, the newest first."""
     cards = sorted(knowledge.cards, key=lambda card: (-card.introduction.year, card.slug))
-    tasks = [
-        {"name": name, "definition": text, "cards": [card for card in cards if name in card.tasks]}
+    found = [
+        (name, text, [card for card in cards if name in card.tasks])
         for name, text in knowledge.library.vocabulary.tasks.items()
     ]
-    return sorted((task for task in tasks if task["cards"]), key=lambda task: -len(task["cards"]))
+    found.sort(key=lambda each: -len(each[-1]))
+    return [{"name": name, "definition": text, "cards": its} for name, text, its in found if its]

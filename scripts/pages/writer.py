@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import html
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from markupsafe import Markup, escape
@@ -32,7 +31,7 @@ def report(repository: str, card: str, said: str = "") -> str:
     return f"{repository}/-/issues/new?{urlencode({name: value for name, value in text.items() if value})}"
 
 
-def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[str, Any]:
+def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[str, object]:
     """What every template may use; `root` leads from the page to that of the site."""
     writer = Writer(knowledge, root, card)
     return {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from scripts.files import printable_all, sha256
 
@@ -47,13 +47,22 @@ class Result:
     meaning: str
     exact: bool
     experiment: str
-    failed: tuple[Mapping[str, Any], ...] = ()
+    failed: tuple[Mapping[str, object], ...] = ()
     """Seeds that do not count, each with its reason."""
 
     @property
     def defined(self) -> list[float]:
         """The values there are."""
         return [value for value in self.values if value is not None]
+
+
+class Power(TypedDict, total=False):
+    """A control for which the effect is seen: its result, with the bound that it passes."""
+
+    result: str
+    control: str
+    above: float
+    below: float
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,12 @@ class Experiment:
     figures: tuple[str, ...]
     parameters: int | None = None
     steps: int | None = None
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    searches: tuple[Mapping[str, Any], ...] = ()
+    arms: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    searches: tuple[Mapping[str, object], ...] = ()
     """How what was chosen was chosen: grid, scores on validation data, and whether the best lay at an edge."""
-    floor: Mapping[str, Any] | None = None
+    floor: Mapping[str, object] | None = None
     """Below it a training did not train."""
-    power: Mapping[str, Any] | None = None
+    power: Power | None = None
     """A control for which the effect is seen."""
     cannot_show: str | None = None
     """What a run of this size cannot show, and why."""
@@ -84,7 +93,7 @@ class Record:
 
     slug: str
     preset: str
-    device: Mapping[str, Any]
+    device: Mapping[str, object]
     seeds: tuple[int, ...]
     seconds: float
     experiments: tuple[Experiment, ...]
@@ -98,7 +107,7 @@ class Record:
     """What cells printed: name and text."""
     claims: bool = True
     """Whether the experiments ran, too."""
-    needs: Mapping[str, Any] | None = None
+    needs: Mapping[str, object] | None = None
     """What the preset `full` needs of a card, estimated or measured."""
     peak_memory_mb: float | None = None
     peak_device_memory_mb: float | None = None
