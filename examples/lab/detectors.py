@@ -21,7 +21,7 @@ from lab import study
 from lab.data import Split
 from lab.data.scenes import STRESSES, Scenes, Stress, make_scenes
 from lab.figures import Style, draw_boxes, panels, show_image
-from lab.metrics import Objects, average_precision, detections_per_object, timed
+from lab.metrics import Objects, average_precision, detections_per_object
 from lab.run import Experiment, Run
 from lab.training import count_parameters, fit, minibatches, seed_everything
 
@@ -187,10 +187,10 @@ def truth(scenes: Scenes) -> list[dict[str, Tensor]]:
 
 
 def measures(found: Sequence[Objects], scenes: Scenes, benchmark: Benchmark) -> dict[str, float]:
-    """AP in %, over all objects (`ap`, `ap50`) and by size, and `boxes`: confident boxes per found object, 0 if none is."""
+    """AP in %, over all objects (`ap`, `ap50`) and by size, and `boxes`: confident boxes per found object, NaN if none is."""
     ap = average_precision(found, truth(scenes), sizes=benchmark.sizes)
     boxes = detections_per_object(found, truth(scenes), score=benchmark.confidence)
-    return {name: 100 * ap[name] for name in AP_NAMES} | {"boxes": 0.0 if math.isnan(boxes) else boxes}
+    return {name: 100 * ap[name] for name in AP_NAMES} | {"boxes": boxes}
 
 
 def steps_to_half(curve: Sequence[tuple[int, float]]) -> float:
@@ -230,14 +230,14 @@ def report(
         values = [score[key] for score in scores]
         experiment.result(f"scenes_{key}", values, unit="%", meaning=f"{label}, on the scenes that all detectors share")
     unsuppressed = [measures(on_scenes(partial(raw, e.model), e.test, run.device), e.test, benchmark) for e in trained]
+    boxes = [score["boxes"] for score in unsuppressed]
     experiment.result(
         "scenes_boxes_per_object_raw",
-        [score["boxes"] for score in unsuppressed],
+        boxes,
         unit="boxes",
         meaning="Confident boxes per found object when nothing is suppressed",
+        failed={seed: "no object is found" for seed, count in zip(run.seeds, boxes, strict=True) if math.isnan(count)},
     )
-    times = [1e-3 * _milliseconds(run, each, detect) for each in trained]
-    experiment.result("scenes_seconds", times, unit="s", meaning="From one image to its final boxes, median")
     half = [steps_to_half(each.curve) for each in trained]
     experiment.result("scenes_steps_to_half", half, unit="steps", meaning="Steps to half of its own final AP")
     for stress in STRESSES:
@@ -254,16 +254,6 @@ def report(
         alt=f"Six scenes in two rows, with true boxes above and those found by {name} below: plain, tiny, crowded, occluded, "
         "rotated and low contrast.",
     )
-
-
-def _milliseconds(run: Run, trained: Trained[M], detect: Detect[M]) -> float:
-    image = trained.test.images[:1].to(run.device)
-
-    def once() -> None:
-        with torch.inference_mode():
-            detect(trained.model, image)
-
-    return timed(once, repeats=20, device=run.device).median
 
 
 def _stressed(
