@@ -54,6 +54,9 @@ def imports_of(path: Path) -> Iterator[str]:
 GRAPH = {name_of(path): set(imports_of(path)) - {name_of(path)} for path in MODULES}
 
 
+PACKAGES = {name_of(path) for path in MODULES if path.name == "__init__.py"}
+
+
 def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
@@ -191,3 +194,16 @@ def test_the_rooms_that_only_make_values_write_no_file() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes", "unlink", "rmtree")
     ]
     assert found == []
+
+
+def test_the_reference_follows_the_rooms() -> None:
+    """Of pages and of definitions of architectures it names what all of them share."""
+    told = {
+        match[1]: path.stem
+        for path in (ROOT / "docs/reference").glob("*.md")
+        for match in re.finditer(r"^::: (scripts[\w.]*)$", path.read_text("utf-8"), re.MULTILINE)
+    }
+    rooms = {"cards", "runs", "architectures", "evidence", "checkpoints", "exports", "site"}
+    wanted = {name for name in map(name_of, MODULES) if room(name) in rooms and name.count(".") == 2} - PACKAGES
+    assert {name: told.get(name) for name in sorted(wanted)} == {name: room(name) for name in sorted(wanted)}
+    assert told.keys() <= {name_of(path) for path in MODULES}
