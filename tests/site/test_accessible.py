@@ -37,6 +37,34 @@ def test_a_wide_table_is_scrolled_by_keyboard(browser: Browser, address: str) ->
     context.close()
 
 
+def test_a_chart_is_opened_and_read_by_keyboard(page: Page, address: str) -> None:
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}charts/")
+    page.locator(".chart-explore").first.press("Enter")
+    told = page.locator(".chart-told")
+    told.get_by_text("system: ").wait_for()  # of the first point, which has the focus now
+    first = told.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert told.inner_text() == first
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/models/*/#table-*")
+    assert errors == []
+
+
+@pytest.mark.parametrize("path", ["models/", "evidence/"])
+def test_a_table_is_sorted_by_keyboard(path: str, page: Page, address: str) -> None:
+    page.goto(address + path)
+    head = page.locator("table.browse th[data-sort]").last
+    button = head.get_by_role("button")
+    for sorted_by in ("ascending", "descending"):
+        button.press("Enter")
+        assert head.get_attribute("aria-sort") == sorted_by
+    assert button.evaluate("node => node === document.activeElement")
+
+
 def test_nothing_moves_for_those_who_want_no_motion(browser: Browser, address: str) -> None:
     context = browser.new_context(reduced_motion="reduce")
     page = context.new_page()
