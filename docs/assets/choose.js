@@ -2,6 +2,7 @@
 // The answers stand in the address, so that a choice can be shared. `judge` is pure; all else shows what it says.
 "use strict";
 (() => {
+  const MOST = 10; // checkpoints of a group that are shown at first (site.css hides the others)
   const round = (value) => Number(value.toPrecision(3));
 
   function told(fact, answer) {
@@ -127,6 +128,17 @@
     return made;
   }
 
+  // The first few of a list; a button shows the others.
+  function unfold(list, items) {
+    list.replaceChildren(...items);
+    list.parentElement.querySelector(".choose-all")?.remove();
+    list.classList.toggle("choose-few", items.length > MOST);
+    if (items.length <= MOST) return;
+    const button = make("button", `Show the other ${items.length - MOST}`, { type: "button", class: "choose-relax choose-all" });
+    button.addEventListener("click", () => { list.classList.remove("choose-few"); button.remove(); items[MOST].querySelector("a").focus(); });
+    list.after(button);
+  }
+
   function hints(answers) {
     for (const control of controls) {
       const question = data.questions.find(({ id }) => id === control.name);
@@ -157,12 +169,12 @@
       chip.append(link(candidate));
       return chip;
     }));
-    const show = (id, entries) => by(id).replaceChildren(...entries.map((each) => item(each, answers)));
+    const show = (id, entries) => unfold(by(id), entries.map((each) => item(each, answers)));
     show("choose-fits", fits);
     show("choose-maybe", may);
     const elsewhere = out.filter((each) => each.elsewhere);
     show("choose-out", out.filter((each) => !each.elsewhere));
-    show("choose-other", elsewhere.map((each) => ({ ...each, relax: null })));
+    by("choose-other").replaceChildren(...elsewhere.map((each) => item({ ...each, relax: null }, answers)));
     by("choose-elsewhere").hidden = !elsewhere.length;
     by("choose-elsewhere-count").textContent = elsewhere.length;
     by("choose-may").hidden = !may.length;

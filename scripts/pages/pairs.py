@@ -76,6 +76,7 @@ def page(a: Card, b: Card, knowledge: Knowledge) -> str:
     uses = terms.all_uses(knowledge)
     return template("pair.md.j2").render(
         common(knowledge, "../../") | {
+            "here": f"compare/{slug_of(a, b)}/",
             "models": models, "rows": found, "uses": uses, "times": _times(a, b, knowledge),
             "sentences": [_accuracy((a, b), found), _terms((a, b), uses, knowledge)],
             "image": path_of(next((card.slug for card in (a, b) if knowledge.hero(card)), "site")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import html
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
 
 from markupsafe import Markup, escape
 
@@ -19,28 +18,28 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, find
 from scripts.evidence.runs import Finding
 from scripts.evidence.verdicts import Judged
+from scripts.pages import hosts
 from scripts.pages.environment import front, short, slugify
-
-
-def report(repository: str, card: str, said: str = "") -> str:
-    """Where to say that something on a page is wrong, filled in as far as the host of the repository can be."""
-    fields = {"template": "wrong-fact.yml", "title": f"Wrong fact: {card}", "card": card, "said": said}
-    if urlsplit(repository).hostname == "github.com":
-        return f"{repository}/issues/new?{urlencode({name: text for name, text in fields.items() if text})}"
-    text = {"issue[title]": fields["title"], "issue[description]": said}
-    return f"{repository}/-/issues/new?{urlencode({name: value for name, value in text.items() if value})}"
 
 
 def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[str, object]:
     """What every template may use; `root` leads from the page to that of the site."""
     writer = Writer(knowledge, root, card)
+    repository = knowledge.about.repository
     return {
-        "root": root, "repository": knowledge.about.repository, "front": front, "prose": writer.prose,
+        "root": root, "repository": repository, "front": front, "prose": writer.prose,
         "source": writer.source, "cite": writer.cite, "instead": writer.instead, "place": writer.place,
         "evidence_link": writer.evidence_link,
-        "report": functools.partial(report, knowledge.about.repository),
+        "edit_address": functools.partial(hosts.edit, repository), "file_address": functools.partial(hosts.file, repository),
+        "report": functools.partial(_report, repository),
         "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
     }  # fmt: skip
+
+
+def _report(repository: str, page: str, place: str = "", said: str = "") -> Markup:
+    """The link beside a fact by which a reader says that it is wrong."""
+    address = hosts.report(repository, page, place, said)
+    return Markup('<a class="report" data-search-exclude href="{}">Report a mistake</a>').format(address)
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""Pages for those who use them by keyboard, or want nothing to move."""
+"""Every page for those who use it by keyboard, listen to it, or want nothing to move."""
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,36 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
+
+
+LOOKS = list(itertools.product((1280, 360), ("light", "dark")))
+READ = """() => {
+  document.querySelectorAll("details").forEach((each) => { each.open = true; });
+  const options = { resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } } };
+  return new Promise((done) => setTimeout(done)).then(() => axe.run(document, options)).then(({ violations }) =>
+    violations.flatMap(({ id, nodes }) => nodes.slice(0, 3).map(({ html }) => `${id}: ${html.slice(0, 120)}`)));
+}"""
+
+
+@pytest.mark.parametrize("look", range(len(LOOKS)), ids=["-".join(map(str, look)) for look in LOOKS])
+def test_axe_finds_no_violation_on_any_page(look: int, built: Path, browser: Browser, address: str) -> None:
+    """Every page once, with all that is folded opened, in one of four looks by its place in the list, so that the pages of a
+    kind share the four. Contrast takes more time than all other rules: test_browser.py reads it on each template."""
+    from axe_core_python.base import AXE_SCRIPT
+
+    width, scheme = LOOKS[look]
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context.route("**/search_index.json", lambda route: route.abort())
+    page = context.new_page()
+    told = {}
+    paths = sorted(f"{found.parent.relative_to(built).as_posix()}/" for found in built.rglob("*/index.html"))
+    for path in paths[look :: len(LOOKS)]:
+        page.goto(address + path)
+        page.evaluate(AXE_SCRIPT)
+        told[path] = page.evaluate(READ)
+    context.close()
+    assert len(told) > 15
+    assert {path: found for path, found in told.items() if found} == {}
 
 
 def test_what_has_the_focus_shows_it(page: Page, address: str) -> None:
@@ -35,6 +67,34 @@ def test_a_wide_table_is_scrolled_by_keyboard(browser: Browser, address: str) ->
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0")
     context.close()
+
+
+def test_a_chart_is_opened_and_read_by_keyboard(page: Page, address: str) -> None:
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}charts/")
+    page.locator(".chart-explore").first.press("Enter")
+    told = page.locator(".chart-told")
+    told.get_by_text("system: ").wait_for()  # of the first point, which has the focus now
+    first = told.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert told.inner_text() == first
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/models/*/#table-*")
+    assert errors == []
+
+
+@pytest.mark.parametrize("path", ["models/", "evidence/"])
+def test_a_table_is_sorted_by_keyboard(path: str, page: Page, address: str) -> None:
+    page.goto(address + path)
+    head = page.locator("table.browse th[data-sort]").last
+    button = head.get_by_role("button")
+    for sorted_by in ("ascending", "descending"):
+        button.press("Enter")
+        assert head.get_attribute("aria-sort") == sorted_by
+    assert button.evaluate("node => node === document.activeElement")
 
 
 def test_nothing_moves_for_those_who_want_no_motion(browser: Browser, address: str) -> None:

@@ -27,7 +27,7 @@ TEMPLATES = {
     "numbers": "numbers/", "scaling": "scaling/", "charts": "charts/", "detectors": "detectors/",
     "licensing": "licensing/", "evidence": "evidence/", "examples": "examples/", "example": "examples/unet/",
     "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
-    "downloads": "downloads/",
+    "downloads": "downloads/", "pair": "compare/mask-rcnn-vs-mask-dino/", "photographs": "photographs/",
 }  # fmt: skip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
@@ -49,11 +49,12 @@ def test_a_page_asks_no_other_host_and_reports_no_error(template: str, page: Pag
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_axe_finds_no_violation(template: str, scheme: str, browser: Browser, address: str) -> None:
+def test_axe_finds_no_violation(template: str, width: int, scheme: str, browser: Browser, address: str) -> None:
     from axe_core_python.sync_playwright import Axe
 
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})  # type: ignore[arg-type]
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     page.evaluate(
@@ -127,6 +128,8 @@ def test_without_script_no_control_is_shown_that_would_do_nothing(path: str, bro
     page = context.new_page()
     page.goto(address + path)
     assert page.locator("article form:visible").count() == 0
+    for folded in page.locator("article details:has(table) > summary:visible").all():
+        folded.click()
     assert page.locator("article tbody tr:visible").count() > 15
     context.close()
 
@@ -226,6 +229,17 @@ def test_an_answer_changes_the_address_and_the_list(page: Page, address: str) ->
     assert "task=depth+estimation" in page.url
     page.get_by_role("button", name="Start again").click()
     page.wait_for_function("document.querySelectorAll('#choose-out li').length === 0")
+
+
+@pytest.mark.parametrize("answers", ["", "?task=object+detection"])
+def test_choose_stays_short_and_its_lists_open(answers: str, page: Page, address: str) -> None:
+    page.goto(f"{address}choose/{answers}")
+    page.locator("#choose[data-ready]").wait_for()
+    assert page.evaluate("document.documentElement.scrollHeight") < 4 * 900
+    page.get_by_role("button", name="Show the other").first.press("Enter")
+    shown = page.locator("#choose-fits li:visible")
+    assert shown.count() == page.locator("#choose-fits li").count() > 10
+    assert shown.nth(10).locator("a").first.evaluate("node => node === document.activeElement")
 
 
 def test_models_compared_stand_in_the_order_of_the_address(page: Page, address: str) -> None:
