@@ -156,9 +156,11 @@ def search(
 
     Searches are long, so they are made only with ``--search`` and kept beside the claims, with grid and scores. Where the
     best value of any arm lies at an end, the grid grows by a step at that end, for all arms, at most `GROWTHS` times.
+    A value with which a training diverges is the worst of its grid; it is kept without a score.
 
     Raises:
         ValueError: what is kept does not fit the arms, or starts from another grid.
+        FloatingPointError: an arm diverges with every value.
     """
     path, names = _kept_at(run.slug), list(arms)
     kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -193,6 +195,15 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def _tried(score: Callable[[str, float, int], float], arm: str, value: float) -> float:
+    """The mean score over the seeds of a search, -inf where a training diverges."""
+    try:
+        mean = fmean(score(arm, value, seed) for seed in SEARCH_SEEDS)
+    except FloatingPointError:
+        return -math.inf
+    return mean if math.isfinite(mean) else -math.inf
+
+
 def _searched(
     run: Run, what: str, arms: Sequence[str], grid: Sequence[float], score: Callable[[str, float, int], float]
 ) -> dict[str, dict[str, object]]:
@@ -200,7 +211,7 @@ def _searched(
     for growths in range(GROWTHS + 1):
         jobs = [(arm, value) for arm in arms for value in grid if (arm, value) not in scores]
         for arm, value in run.progress(jobs, what=f"search of {what}", total=len(jobs)):
-            scores[arm, value] = fmean(score(arm, value, seed) for seed in SEARCH_SEEDS)
+            scores[arm, value] = _tried(score, arm, value)
         best = {arm: max(grid, key=lambda value, arm=arm: scores[arm, value]) for arm in arms}  # type: ignore[misc]
         below = [_rounded(grid[0] ** 2 / grid[1])] if grid[0] in best.values() else []
         above = [_rounded(grid[-1] ** 2 / grid[-2])] if grid[-1] in best.values() else []
@@ -208,10 +219,12 @@ def _searched(
             break
         grid = [*below, *grid, *above]
     used = sorted({value for _, value in scores})
+    if lost := [arm for arm in arms if scores[arm, best[arm]] == -math.inf]:
+        raise FloatingPointError(f"search of {what}: {', '.join(lost)} diverges with every value of {used}")
     return {
         arm: {
             "grid": used,
-            "scores": [round(scores[arm, value], 4) for value in used],
+            "scores": [round(each, 4) if math.isfinite(each := scores[arm, value]) else None for value in used],
             "chosen": best[arm],
             "at_edge": best[arm] in (used[0], used[-1]),
         }

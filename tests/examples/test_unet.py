@@ -1,18 +1,23 @@
 """The U-Net example: shapes, receptive fields, arms that differ in one thing only, and the network of the paper."""
 
-import importlib
+from __future__ import annotations
+
 import json
+import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+import unet
+from claims import unet as claims
+from lab import slices
+from lab.data.brain import TUMOUR, brain_slices
 from torch import nn
 
 from scripts.architectures.definitions.unet import ValidUNet
 
-pytestmark = pytest.mark.torch
-
-unet = importlib.import_module("unet")
 WIDTHS = (4, 6, 8, 10)  # three poolings
 
 
@@ -25,10 +30,10 @@ def images() -> torch.Tensor:
     return torch.randn(2, 1, 32, 24, generator=torch.Generator().manual_seed(0))
 
 
-def arm(source: str) -> nn.Module:
+def arm(source: str) -> unet.UNet:
     """A network with the same weights whatever its source."""
     torch.manual_seed(0)
-    return unet.UNet(WIDTHS, source).eval()
+    return claims.NETWORKS[source](WIDTHS).eval()
 
 
 def test_maps_halve_on_the_way_down_and_double_on_the_way_up(images):
@@ -45,7 +50,7 @@ def test_maps_halve_on_the_way_down_and_double_on_the_way_up(images):
 def test_the_formula_gives_the_side_of_the_gradient_footprint(level):
     torch.manual_seed(level)
     model, noise = unet.UNet((4, 4, 4, 4, 4)).double().eval(), torch.randn(4, 1, 160, 160, dtype=torch.double)
-    x0, y0, x1, y1 = unet.bounding_box(unet.gradient_footprint(model, level, noise))
+    x0, y0, x1, y1 = claims.bounding_box(claims.gradient_footprint(model, level, noise))
     assert x1 - x0 == y1 - y0 == unet.receptive_field(unet.encoder_layers(level))
 
 
@@ -56,23 +61,23 @@ def test_receptive_fields_follow_from_their_recursion():
 def test_the_effective_side_of_an_even_footprint_is_that_of_the_share_and_of_a_peak_one_pixel():
     even = torch.zeros(40, 40)
     even[5:25, 5:25] = 1
-    assert unet.effective_side(even, share=0.81) == 18
+    assert claims.effective_side(even, share=0.81) == 18
     peak = even * 1e-6
     peak[14:16, 14:16] = 1
-    assert unet.effective_side(peak) == 2
+    assert claims.effective_side(peak) == 2
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
-def test_networks_of_all_depths_have_the_same_number_of_parameters_within_1_percent(preset):
-    widths = unet.PRESETS[preset].widths
+def test_networks_of_all_arms_have_the_same_number_of_parameters_within_1_percent(preset):
     with torch.device("meta"):
-        counts = [count(unet.UNet(each)) for each in widths.values()]
+        counts = [count(claims.build(each, preset)) for each in (*claims.ARMS, *claims.SHALLOW_ARMS)]
+    widths = unet.PRESETS[preset].widths
     assert all(len(each) == depth + 1 for depth, each in widths.items())
     assert max(counts) <= 1.01 * min(counts)
 
 
 def test_the_arms_share_their_weights_and_differ_in_what_they_compute(images):
-    arms = {source: arm(source) for source in ("skip", "coarse", "none")}
+    arms = {source: arm(source) for source in claims.NETWORKS}
     weights = [each.state_dict() for each in arms.values()]
     for one, other in pairwise(weights):
         assert one.keys() == other.keys()
@@ -82,12 +87,12 @@ def test_the_arms_share_their_weights_and_differ_in_what_they_compute(images):
 
 
 def test_without_skips_the_network_is_the_u_net_that_is_given_its_own_upsampled_maps(images):
-    bare, upsampled = arm("none"), []
-    for up in bare.up:
-        up.register_forward_hook(lambda module, inputs, output: upsampled.append(output))
+    bare, upsampled = arm("none"), {}
+    for level, up in enumerate(bare.up):
+        up.register_forward_hook(lambda module, inputs, output, level=level: upsampled.update({level: output}))
     expected = bare.decode(bare.encode(images))[0]
-    deepest = bare.encode(images)[-1]
-    assert torch.equal(arm("skip").decode([*upsampled[::-1], deepest])[0], expected)
+    maps = [upsampled[level] for level in range(3)] + [bare.encode(images)[-1]]
+    assert torch.equal(arm("skip").decode(maps)[0], expected)
 
 
 def test_without_skips_nothing_but_the_deepest_map_reaches_the_decoder(images):
@@ -113,7 +118,7 @@ def test_silencing_a_skip_leaves_a_network_without_skips_as_it_is(images):
     for source, unchanged in (("none", True), ("skip", False)):
         model = arm(source)
         model.head.weight.data *= 100  # so that classes differ between pixels
-        found = unet.segmented(model, images)
+        found = slices.segmented(model, images)
         assert torch.equal(unet.silenced(model, images, 0), found) is unchanged
 
 
@@ -128,15 +133,107 @@ def test_labels_pass_a_grid_of_single_pixels_unchanged_and_lose_thin_lines_on_co
     labels = torch.zeros(1, 16, 16, dtype=torch.long)
     labels[:, :, 8:] = 1
     labels[:, 3] = 2
-    assert torch.equal(unet.labels_through_grid(labels, 0), labels)
-    assert set(unet.labels_through_grid(labels, 2).unique().tolist()) == {0, 1}
+    assert torch.equal(claims.labels_through_grid(labels, 0), labels)
+    assert set(claims.labels_through_grid(labels, 2).unique().tolist()) == {0, 1}
 
 
 def test_the_window_keeps_the_tissue():
-    slices = unet.slices_of("train", 40, 0, 2)
-    whole = unet.brain_slices("train", 40, seed=0, tumours=(2, 4))
-    assert slices.images.shape == (40, 1, 96, 80)
-    assert (slices.labels > 0).sum() >= 0.999 * (whole.labels > 0).sum()
+    cut = slices.cropped("train", 40, 0)
+    whole = brain_slices("train", 40, seed=0, tumours=(2, 4))
+    assert cut.images.shape == (40, 1, 96, 80)
+    assert (cut.labels > 0).sum() >= 0.999 * (whole.labels > 0).sum()
+
+
+def test_the_slice_that_is_shown_is_chosen_by_the_truth():
+    made = slices.cropped("val", 12, 0)
+    areas = [
+        min(int((lesion == number).sum()) for number in lesion.unique()[1:].tolist())
+        for lesion in made.lesions
+        if lesion.any()
+    ]
+    assert abs(areas[slices.smallest_near(made, 16)] - 16) == min(abs(area - 16) for area in areas)
+
+
+def test_spots_that_touch_a_tumour_are_not_false():
+    truth, found = (torch.zeros(1, 24, 24, dtype=torch.bool) for _ in range(2))
+    truth[0, 2:6, 2:6] = True
+    found[0, 5:8, 5:8] = True
+    found[0, 15:17, 15:17] = True
+    assert slices.false_spots(found, truth) == 1
+
+
+def test_dice_and_recall_of_what_is_not_there_are_undefined():
+    """They were once recorded as 0."""
+    nothing = torch.zeros(1, 8, 8, dtype=torch.long)
+    assert math.isnan(slices.dices(nothing, nothing)["dice_tumour"])
+    assert math.isnan(slices.recalls(nothing, nothing)["recall_small"])
+
+
+def test_a_tumour_has_the_same_size_in_pixels_of_1_and_of_2_mm():
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    labels[0, 4:8, 4:8] = TUMOUR  # 16 pixels: small at 2 mm
+    fine = labels.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert slices.recalls(labels, labels)["recall_small"] == slices.recalls(fine, fine, 1)["recall_small"] == 1
+    assert math.isnan(slices.recalls(fine, fine, 2)["recall_small"])
+
+
+class Settings:
+    """As much of a run as the arms ask for."""
+
+    preset, seeds, device = "smoke", (0, 1, 2), torch.device("cpu")
+
+
+def test_a_network_that_finds_no_tumour_counts_as_failed_in_every_comparison(monkeypatch):
+    """One of three networks once found nothing, and its zeros were taken for an effect."""
+
+    class Blind(nn.Module):
+        def __init__(self, blind: bool) -> None:
+            super().__init__()
+            self.blind, self.weight = blind, nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            scores = torch.zeros(len(images), unet.CLASSES, *images.shape[2:])
+            scores[:, 0 if self.blind else TUMOUR] = 1
+            return scores
+
+    test = slices.cropped("test", 24, slices.FIXED)
+    monkeypatch.setattr(claims, "trained", lambda run, arm: [Blind(arm == "none" and seed == 1) for seed in run.seeds])
+    monkeypatch.setattr(claims, "FLOOR", 0.01)
+    monkeypatch.setattr(claims, "data_of", lambda run, split: test)
+    scores = claims.scores_of.__wrapped__(Settings())
+    assert set(scores.failed) == {"none"}
+    assert [math.isnan(value) for value in scores.minus("recall_large", "skip", "none")] == [False, True, False]
+
+
+def test_the_rate_is_chosen_on_validation_slices_and_alike_for_all_arms(monkeypatch):
+    """Rates were once the best for all arms together, at the edge of their grid."""
+    asked = []
+
+    def search(run, what, arms, grid, score):
+        asked.extend(arms)
+        score("skip", grid[0], 100)
+        return dict.fromkeys(arms, grid[0])
+
+    data_of = claims.data_of
+    monkeypatch.setattr(claims.study, "search", search)
+    monkeypatch.setattr(claims, "data_of", lambda run, split: asked.append(split) or data_of(run, split))
+    claims.rates_of.__wrapped__(Settings())
+    assert asked == [*claims.ARMS, *claims.SHALLOW_ARMS, "val"]
+
+
+def test_the_file_to_read_uses_what_the_search_chose_and_no_choice_lies_at_the_edge():
+    kept = json.loads((Path(claims.__file__).parent / "unet.searches.json").read_text("utf-8"))["learning rate"]
+    assert kept["arms"]["skip"]["chosen"] == unet.RATE
+    assert not any(each["at_edge"] for each in kept["arms"].values())
+
+
+def test_published_weights_are_refused_since_there_are_none():
+    """They were once accepted and ignored, and the record said "pretrained"."""
+    from lab.run import Run
+
+    with pytest.raises(SystemExit, match="loads no published weights"):
+        Run.start("unet", pretrained=False, argv=["--weights", "pretrained", "--device", "cpu"])
+    assert re.search(r'Run\.start\(\s*"unet", pretrained=False', Path(unet.__file__).read_text("utf-8"))
 
 
 def test_the_network_of_the_paper_turns_572_pixels_into_388_with_23_convolutions():
@@ -163,37 +260,3 @@ def test_tiles_of_the_network_of_the_paper_join_without_a_seam():
     with torch.no_grad():
         whole, tile = model(image), model(image[..., 16:, 16:])
     assert torch.allclose(whole[..., 16:, 16:], tile, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unet")
-    unet.main(["--preset", "smoke", "--device", "cpu", "--out", str(folder)])
-    return folder, json.loads((folder / "record.json").read_text("utf-8"))
-
-
-def test_a_smoke_run_records_every_arm_depth_and_level(smoke):
-    _, record = smoke
-    arms, tissues, sizes = ("coarse", "none", "none_longer"), ("grey", "white", "tumour"), ("small", "medium", "large")
-    measures = [f"dice_{tissue}" for tissue in tissues] + [f"recall_{size}" for size in sizes]
-    names = {f"{measure}_{each}" for measure in measures for each in ("skip", *arms)}
-    names |= {f"{measure}_gap_{each}" for measure in measures for each in arms}
-    names |= {f"recall_gap_small_minus_large_{each}" for each in arms[1:]}
-    names |= {f"{measure}_lost_without_level{level}" for measure in measures[:3] for level in range(3)}
-    names |= {f"field_{kind}_level{level}" for kind in ("formula", "gradient", "effective") for level in range(5)}
-    names |= {f"{kind}_depth{depth}" for kind in ("parameters", "macs") for depth in (2, 3, 4)}
-    by_depth = [f"{measure}_{kind}" for measure in measures[:3] for kind in ("skip", "none", "gap", "grid")]
-    names |= {f"{each}_depth{depth}" for each in by_depth for depth in (2, 3, 4)}
-    names |= {f"{measure}_{source}_lost_with_depth" for measure in measures[:3] for source in ("skip", "none")}
-    assert set(record["results"]) == names
-    gap = record["results"]["dice_grey_gap_none"]["values"][0]
-    parts = (record["results"][f"dice_grey_{source}"]["values"][0] for source in ("skip", "none"))
-    assert gap == pytest.approx(next(parts) - next(parts))
-
-
-def test_a_smoke_run_draws_every_figure(smoke):
-    folder, record = smoke
-    figures = {figure["name"]: figure for figure in record["figures"]}
-    named = ("feature_maps", "receptive_field", "silenced_skips", "skips", "curves", "segmentations", "depth")
-    assert set(figures) == set(named)
-    assert all((folder / figure[scheme]).is_file() for figure in figures.values() for scheme in ("light", "dark"))

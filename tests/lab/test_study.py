@@ -101,6 +101,40 @@ def test_a_best_value_at_the_edge_of_all_that_was_tried_is_said(tmp_path: Path, 
     assert len(found["grid"]) == 2 + study.GROWTHS
 
 
+def diverging_above(limit: float, by_nan: bool):
+    """A score that is best at the largest value with which a training does not diverge."""
+
+    def score(arm: str, value: float, seed: int) -> float:
+        if value <= limit:
+            return value
+        if by_nan:
+            return math.nan
+        raise FloatingPointError("the loss of step 3 is nan")
+
+    return score
+
+
+@pytest.mark.parametrize("by_nan", [False, True], ids=["loss", "score"])
+def test_a_value_with_which_a_training_diverges_is_the_worst_of_its_grid(
+    tmp_path: Path, kept: Path, by_nan: bool
+) -> None:
+    """It once stopped a search that had run for minutes."""
+    run = start(tmp_path, "--search")
+    assert study.search(run, "rate", ("a",), (1, 2, 4), diverging_above(2, by_nan)) == {"a": 2}
+    found = json.loads(kept.read_text())["rate"]["arms"]["a"]
+    assert (found["grid"], found["scores"]) == ([1, 2, 4], [1, 2, None])
+    assert not found["at_edge"]
+
+
+def test_a_search_looks_below_values_that_all_diverge_and_says_so_where_none_is_left(
+    tmp_path: Path, kept: Path
+) -> None:
+    run = start(tmp_path, "--search")
+    assert study.search(run, "rate", ("a",), (4, 8), diverging_above(2, False)) == {"a": 2}
+    with pytest.raises(FloatingPointError, match="a diverges with every value of"):
+        study.search(run, "rate", ("a",), (4, 8), diverging_above(0, False))
+
+
 def test_what_a_search_found_is_kept_and_goes_into_the_record(tmp_path: Path, kept: Path) -> None:
     study.search(start(tmp_path, "--search"), "rate", ("a", "b"), (1, 2, 4), peak({"a": 2, "b": 2}))
     run = start(tmp_path)
