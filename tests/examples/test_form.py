@@ -25,6 +25,7 @@ LONGER = {
     "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
     "graph-transformer": "attention along edges, nodes and edges of a layer, and pictures of graphs, which no library here draws",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
+    "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
