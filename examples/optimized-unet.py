@@ -16,6 +16,7 @@
 # %%
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,6 +29,7 @@ from lab.data.brain import TUMOUR, BrainSlices, brain_slices
 from lab.figures import Style, panels, seed_bars, show_image
 from lab.metrics import dice, lesion_recall
 from lab.run import Experiment, Run
+from lab.study import Scores
 from lab.training import count_parameters, fit, minibatches, seed_everything
 from matplotlib.figure import Figure
 from scipy import ndimage
@@ -43,6 +45,7 @@ SMALL, LARGE = (1, 24), (100, 10_000)  # pixels of small and of large tumours
 SPOT = 12  # pixels; a smaller spot is taken back where the network is unsure of it
 SURE = 0.9  # least mean probability of a spot that stays
 RARE = -3.0  # bias that heads start from: a pixel is hardly ever tumour
+FLOOR = ("Dice of the whole tumour", 0.1)  # below it a training counts as failed, as for the U-Net
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,11 @@ class UNet(nn.Module):
         self.merge = nn.ModuleList(Block(2 * width, width) for width in widths[:-1])
         made = [nn.Conv2d(width, outputs, 1) for width in widths[:heads]]
         for head in made:
-            nn.init.constant_(cast(Tensor, head.bias), RARE)
+            bias = nn.init.constant_(cast(Tensor, head.bias), RARE)
+            if outputs > len(
+                REGIONS
+            ):  # classes: a softmax knows differences only, so the background starts above the others
+                nn.init.zeros_(bias[:1])
         self.heads = nn.ModuleList(made)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -329,7 +336,6 @@ def show_heads(run: Run, model: UNet, test: BrainSlices) -> None:
 
 
 # %%
-Scores = Mapping[str, Sequence[Mapping[str, float]]]
 GAINS = {
     "no_supervision": "supervision",
     "no_region_loss": "region_loss",
@@ -341,14 +347,15 @@ WORDS = {
 }  # fmt: skip
 
 
-def paired(scores: Scores, a: str, b: str, measure: str) -> list[float]:
-    """a minus b, seed by seed."""
-    return [x[measure] - y[measure] for x, y in zip(scores[a], scores[b], strict=True)]
+def defined(values: Sequence[float]) -> list[float]:
+    """Of the seeds whose training counts."""
+    return [value for value in values if not math.isnan(value)]
 
 
 def draw_gains(style: Style, gains: Mapping[str, Sequence[float]]) -> Figure:
     figure, axes = panels(1, 1, height=2.8)
-    seed_bars(axes[0, 0], [WORDS[name] for name in gains], list(gains.values()))
+    there = {WORDS[name]: defined(values) for name, values in gains.items() if defined(values)}
+    seed_bars(axes[0, 0], list(there), list(there.values()))
     axes[0, 0].axhline(0, color=style.ink, linewidth=1)
     axes[0, 0].set_ylabel("Dice gained")
     return figure
@@ -360,13 +367,13 @@ def ablation(run: Run, experiment: Experiment, scores: Scores) -> None:
         for measure in ("dice", "dice_whole", "dice_core", "recall_small"):
             unit = "%" if measure.startswith("recall") else ""
             meaning = {"dice": "Mean Dice of both regions", "recall_small": "Part of the small tumours that is found"}
-            values = [each[measure] for each in scores[key]]
             told = f"{meaning.get(measure, 'Dice of the ' + measure.removeprefix('dice_') + ' tumour')}, {arm.name}"
-            experiment.result(f"{measure}_{key}", values, unit=unit, meaning=told)
-    gains = {gain: paired(scores, "base", key, "dice") for key, gain in GAINS.items()}
-    for gain, values in gains.items():
-        name = WORDS[gain].replace("\n", " ")
-        experiment.result(f"{gain}_gain", values, unit="", meaning=f"Mean Dice gained by {name}")
+            failed = scores.reasons("no tumour of this size", key)
+            experiment.result(f"{measure}_{key}", scores.values(measure, key), unit=unit, meaning=told, failed=failed)
+    gains = {gain: scores.minus("dice", "base", key) for key, gain in GAINS.items()}
+    for key, gain in GAINS.items():
+        told, failed = f"Mean Dice gained by {WORDS[gain]}".replace("\n", " "), scores.reasons("undefined", "base", key)
+        experiment.result(f"{gain}_gain", gains[gain], unit="", meaning=told, failed=failed)
     experiment.figure(
         "gains",
         partial(draw_gains, gains=gains),
@@ -388,7 +395,8 @@ def draw_after(style: Style, scores: Scores) -> Figure:
     names = {"base": "as is", "mirrored": "mirrored", "cleaned": "cleaned"}
     titles = {"dice": "mean Dice", "false_spots": "false spots per slice", "recall_small": "small tumours found (%)"}
     for ax, (measure, title) in zip(axes[0], titles.items(), strict=True):
-        seed_bars(ax, list(names.values()), [[each[measure] for each in scores[key]] for key in names])
+        there = {name: values for key, name in names.items() if (values := defined(scores.values(measure, key)))}
+        seed_bars(ax, list(there), list(there.values()))
         ax.set_title(title)
         ax.tick_params(axis="x", rotation=25)
     return figure
@@ -396,12 +404,13 @@ def draw_after(style: Style, scores: Scores) -> Figure:
 
 def after_training(experiment: Experiment, scores: Scores) -> None:
     """What mirrored copies and the clean-up change."""
-    gain = paired(scores, "mirrored", "base", "dice")
-    experiment.result("mirrored_gain", gain, unit="", meaning="Mean Dice gained by averaging four mirrored copies")
-    removed = paired(scores, "base", "cleaned", "false_spots")
-    experiment.result("spots_removed", removed, unit="per slice", meaning="False spots that the clean-up takes back")
-    lost = paired(scores, "base", "cleaned", "recall_small")
-    experiment.result("small_lost", lost, unit="points", meaning="Recall of small tumours lost by the clean-up")
+    failed = scores.reasons("undefined", "base")
+    for name, measure, a, b, unit, meaning in (
+        ("mirrored_gain", "dice", "mirrored", "base", "", "Mean Dice gained by averaging four mirrored copies"),
+        ("spots_removed", "false_spots", "base", "cleaned", "per slice", "False spots that the clean-up takes back"),
+        ("small_lost", "recall_small", "base", "cleaned", "points", "Recall of small tumours lost by the clean-up"),
+    ):
+        experiment.result(name, scores.minus(measure, a, b), unit=unit, meaning=meaning, failed=failed)
     experiment.figure(
         "after",
         partial(draw_after, scores=scores),
@@ -562,13 +571,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = {key: [predicted(model, test.images, ARMS[key]) for model in each] for key, each in models.items()}
     p["mirrored"] = [predicted(model, test.images, ARMS["base"], mirrored=True) for model in models["base"]]
     p["cleaned"] = [cleaned(each) for each in p["base"]]
-    scores = {key: [measured(each, test) for each in of_arm] for key, of_arm in p.items()}
+    scores = Scores(run.seeds, {key: [measured(each, test) for each in of_arm] for key, of_arm in p.items()})
+    scores.floor(FLOOR[0], "dice_whole", FLOOR[1], ARMS)
+    scores.failed.update(dict.fromkeys(("mirrored", "cleaned"), scores.failed.get("base", {})))
     data = (
         f"{preset.slices[0]:,} brain slices with planted tumours to train, {preset.slices[1]:,} of another band to test"
     )
     parameters = max(count_parameters(each[0]) for each in models.values())
     show_heads(run, models["base"][0], test)
-    about = {"data": data, "parameters": parameters, "steps": preset.steps}
+    about = {"data": data, "parameters": parameters, "steps": preset.steps, "floor": FLOOR}
     ablation(run, run.experiment("ablation", question="What does each optimisation add?", **about), scores)  # type: ignore[arg-type]
     question = "What do mirrored copies and the clean-up change after training?"
     after_training(run.experiment("after_training", question=question, **about), scores)  # type: ignore[arg-type]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from lab.data.brain import RIM, TUMOUR, BrainSlices
+from lab.study import Scores
 from lab.training import count_parameters
 from torch import nn
 
@@ -134,3 +136,21 @@ def test_a_smoke_run_writes_a_record_with_all_results_and_figures(tmp_path: Path
 def test_pretrained_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no trained weights of the challenge entry are published"):
         ou.main(["--preset", "smoke", "--weights", "pretrained", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("by_region", [True, False])
+def test_every_arm_starts_from_the_belief_that_a_pixel_is_hardly_ever_tumour(by_region: bool) -> None:
+    model = ou.built(ou.Arm("any", by_region=by_region), QUICK)
+    biases = torch.stack([head.bias.detach() for head in model.heads])[..., None, None]  # (heads, outputs, 1, 1)
+    assert (ou.probabilities(biases, by_region)[:, 0] < 0.1).all()
+
+
+def test_a_network_that_finds_no_tumour_counts_as_failed_and_no_zero_enters_a_mean() -> None:
+    outcome = {"dice": 0.6, "dice_whole": 0.7, "dice_core": 0.5, "recall_small": 40.0}
+    nothing = dict.fromkeys(outcome, 0.0)
+    scores = Scores((0, 1, 2), {key: [outcome, outcome, nothing if key == "shallow" else outcome] for key in ou.ARMS})
+    scores.floor(ou.FLOOR[0], "dice_whole", ou.FLOOR[1], ou.ARMS)
+    gain = scores.minus("dice", "base", "shallow")
+    assert gain[:2] == [0, 0]
+    assert math.isnan(gain[2])
+    assert ou.defined(gain) == [0, 0]
