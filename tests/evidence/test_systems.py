@@ -107,8 +107,8 @@ class Truth:
 
     def reached(self, card: str, name: str, figure: float) -> tuple[System, ...]:
         """The systems that reach a figure and are called so."""
-        rows = [row for row in self.rows.values() if row.of.card == card and self.called(row.of) == name]
-        return tuple(dict.fromkeys(row.of for row in rows if figure in row.values.values()))
+        reaching = [row.of for row in self.rows.values() if row.of.card == card and figure in row.values.values()]
+        return tuple(dict.fromkeys(of for of in reaching if self.called(of) == name))
 
     def called(self, of: System) -> str:
         """`Swin-T in Cascade Mask R-CNN`."""

@@ -159,6 +159,7 @@ def test_the_assertion_of_a_correction_counts_among_the_surprises(library: Libra
     assert len(judged.surprises) == 1
 
 
+@pytest.mark.slow
 def test_a_false_assertion_fails_a_strict_build_and_no_other(tiny: Project, command: Command) -> None:
     assert command("run").returncode == 0
     assert command("build", "--strict").returncode == 0
@@ -178,6 +179,7 @@ def test_a_false_assertion_fails_a_strict_build_and_no_other(tiny: Project, comm
     assert (told["shown"]["holds"], told["shown"]["outcome"]) == (False, "contradicts")
 
 
+@pytest.mark.slow
 def test_a_result_that_the_run_lacks_is_an_error_with_the_nearest_name(tiny: Project, command: Command) -> None:
     command("run")
     edit(tiny.cards / "alpha.yml", "result: second", "result: secnd")

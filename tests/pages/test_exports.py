@@ -90,6 +90,7 @@ def test_csl_json_is_read_and_set_by_citeproc(files: dict[str, str]) -> None:
         assert isinstance(item["issued"]["date-parts"][0][0], int)
 
 
+@pytest.mark.slow
 def test_hugging_face_reads_every_result_of_the_model_index(knowledge: Knowledge, files: dict[str, str]) -> None:
     results: list[EvalResult] = []
     for card in knowledge.cards:

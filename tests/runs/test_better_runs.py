@@ -35,6 +35,7 @@ def test_a_run_of_a_smaller_preset_does_not_stand_for_the_wanted_one(tiny: Proje
     assert (run.status, run.record and run.record.preset) == ("not run", "quick")
 
 
+@pytest.mark.slow
 def test_what_a_better_machine_ran_is_not_run_again_until_it_changes(tiny: Project, command: Command) -> None:
     made(tiny, "full", "cuda")
     done = command("run", "alpha", "--device", "cpu")
@@ -59,6 +60,7 @@ def test_a_better_run_is_taken_from_the_shared_cache(
     assert states(tiny, device="cpu")["alpha"].status == "ok"
 
 
+@pytest.mark.slow
 def test_the_page_names_the_other_runs(tiny: Project, command: Command) -> None:
     made(tiny, "quick", "cpu")
     made(tiny, "full", "cuda")

@@ -122,6 +122,7 @@ def test_runs_that_are_all_in_the_cache_need_no_scheduler(
     assert command("run", "--device", "cpu").stdout == "2 examples, all up to date\n"
 
 
+@pytest.mark.slow
 def test_what_the_cache_lacks_is_run_and_put_there(tiny: Project, cache: Path, command: Command) -> None:
     run_alpha(tiny)
     forget_runs(tiny)
@@ -288,6 +289,7 @@ def quick_profile(folder: Path) -> Path:
 STUB = '#!/bin/sh\necho "$@" >> "$CALLS/$(basename "$0")"\n'
 
 
+@pytest.mark.slow
 @needs_slurm_plugin
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
 def test_slurm_is_asked_for_memory_minutes_and_a_gpu_only_by_a_run_on_a_gpu(

@@ -31,6 +31,7 @@ def keys(project: Project) -> list[str]:
     return [target(project, slug, "quick", "cpu").key for slug in example_slugs(project)]
 
 
+@pytest.mark.slow
 def test_what_is_made_depends_on_no_line_end(tiny: Project, tmp_path: Path) -> None:
     (tiny.root / "requirements-run.txt").write_text("# pinned\ntorch==1\nnumpy==2\n")
     other = with_windows_line_ends(tiny, tmp_path / "windows")

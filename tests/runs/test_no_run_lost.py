@@ -19,6 +19,7 @@ from scripts.runs.record import SUMS
 from scripts.runs.state import states
 
 
+@pytest.mark.slow
 def test_a_run_killed_on_its_way_leaves_the_finished_runs_and_is_made_again(tiny: Project) -> None:
     run_examples(tiny)
     finished = snapshot(tiny.runs)

@@ -73,6 +73,7 @@ def test_pins_device_and_preset_make_all_stale_but_comments_of_pins_do_not(tiny:
     assert changed(pinned, keys(tiny, preset="full")) == {"alpha", "beta"}
 
 
+@pytest.mark.slow
 def test_only_what_is_stale_runs_again(tiny: Project, command: Command) -> None:
     first = command("run")
     assert first.returncode == 0
@@ -84,6 +85,7 @@ def test_only_what_is_stale_runs_again(tiny: Project, command: Command) -> None:
     assert "alpha" not in again.stdout
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_version_needs_no_run(tiny: Project, command: Command) -> None:
     command("run")
     edit(tiny.examples / "lab/extra.py", "1.0", "1.5")
@@ -92,6 +94,7 @@ def test_going_back_to_an_earlier_version_needs_no_run(tiny: Project, command: C
     assert "all up to date" in command("run").stdout
 
 
+@pytest.mark.slow
 def test_a_failed_example_keeps_its_last_good_figures_and_does_not_stop_the_others(
     tiny: Project, command: Command
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_failed_example_keeps_its_last_good_figures_and_does_not_stop_the_othe
     assert api["example"]["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_repaired_example_is_no_longer_marked(tiny: Project, command: Command) -> None:
     edit(tiny.examples / "alpha.py", "    write(", "    1 / 0\n    write(")
     assert command("run").returncode == 1
@@ -122,6 +126,7 @@ def test_a_repaired_example_is_no_longer_marked(tiny: Project, command: Command)
     assert states(tiny)["alpha"].status == "ok"
 
 
+@pytest.mark.slow
 def test_an_example_that_hangs_is_stopped_at_the_time_limit(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,12 +136,14 @@ def test_an_example_that_hangs_is_stopped_at_the_time_limit(
     assert states(tiny)["alpha"].error[-1] == "stopped at the time limit of 2 s"
 
 
+@pytest.mark.slow
 def test_a_run_without_a_record_counts_as_failed(tiny: Project, command: Command) -> None:
     edit(tiny.examples / "alpha.py", '    write("alpha"', '    return\n    write("alpha"')
     assert command("run", "alpha").returncode == 1
     assert states(tiny)["alpha"].error == ("it ended without a complete record.json",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "lacking", "figure"])
 def test_a_damaged_record_is_made_again(damage: str, tiny: Project, command: Command) -> None:
     command("run")

@@ -70,6 +70,7 @@ def test_a_letter_that_the_terminal_does_not_know_is_printed_as_its_number(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_site_is_built_in_a_locale_without_letters(tiny: Project) -> None:
     edit(tiny.cards / "alpha.yml", "name: Alpha\n", "name: Älpha 文\n")
     (tiny.docs / "größer.md").write_text("# Größer\n", "utf-8")
@@ -80,6 +81,7 @@ def test_a_site_is_built_in_a_locale_without_letters(tiny: Project) -> None:
         assert "tiny/größer/index.html" in packed.namelist()
 
 
+@pytest.mark.slow
 def test_what_mkdocs_says_of_a_page_is_told_in_a_locale_without_letters(tiny: Project) -> None:
     (tiny.docs / "größer.md").write_text("[nowhere](→.md)\n", "utf-8")
     done = call(tiny, "scripts", "build", **PLAIN)
@@ -87,6 +89,7 @@ def test_what_mkdocs_says_of_a_page_is_told_in_a_locale_without_letters(tiny: Pr
     assert r"'gr\xf6\xdfer.md' contains a link '\u2192.md'" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_traceback(tiny: Project) -> None:
     with writing(tiny), subprocess.Popen(
         [sys.executable, "-m", "scripts", "build"], cwd=tiny.root, stderr=subprocess.PIPE, text=True,
@@ -145,6 +148,7 @@ def test_no_log_is_named_of_an_example_that_did_not_begin(
     assert command("run", "alpha").stderr == "failed: alpha, before it began\n"
 
 
+@pytest.mark.slow
 def test_a_build_waits_for_another_and_both_are_whole(tiny: Project) -> None:
     with writing(tiny):
         build = subprocess.Popen(

@@ -125,6 +125,7 @@ def test_a_hook_of_another_repository_does_not_lead_git_there(
     assert own_commit(tiny) == made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "stage"), [("no git", "build"), ("git that may not be called", "render"), ("git that fails", "render")]
 )

@@ -51,6 +51,7 @@ def test_a_build_killed_at_any_of_twenty_moments_leaves_a_whole_site_and_all_run
     assert snapshot(tiny.site) == whole[(KILLS - 1) % 2]
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_two_renames_is_recovered_by_the_next_build(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_kill_between_the_two_renames_is_recovered_by_the_next_build(
     assert snapshot(tiny.site) != first
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_takes_nothing_away(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_full_disk_is_told_and_takes_nothing_away(
     assert "is built" in command("build").stdout
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_is_told(tiny: Project, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

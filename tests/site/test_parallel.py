@@ -60,6 +60,7 @@ def test_an_error_of_a_call_is_raised_here_with_its_number_and_file(jobs: int, t
     assert (error.value.errno, str(error.value.filename)) == (errno.ENOENT, str(tmp_path / "missing"))
 
 
+@pytest.mark.slow
 def test_a_site_rendered_by_two_processes_has_the_same_bytes_as_by_one(tmp_path: Path) -> None:
     texts = []
     for jobs in (1, 2):

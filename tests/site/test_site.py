@@ -19,6 +19,7 @@ from scripts.project import Project
 from scripts.site.render import generated
 
 
+@pytest.mark.slow
 def test_two_renders_give_the_same_bytes_and_the_second_writes_nothing(tiny: Project, command: Command) -> None:
     command("run")
     assert command("render").returncode == 0
@@ -32,6 +33,7 @@ def test_two_renders_give_the_same_bytes_and_the_second_writes_nothing(tiny: Pro
     assert snapshot(tiny.docs) == first
 
 
+@pytest.mark.slow
 def test_two_builds_give_the_same_site(tiny: Project, command: Command) -> None:
     command("run")
     command("build")
@@ -69,6 +71,7 @@ def test_what_is_no_longer_made_is_deleted_and_what_is_written_by_hand_stays(tin
     assert (tiny.docs / "about.md").is_file()
 
 
+@pytest.mark.slow
 def test_a_broken_card_leaves_the_last_good_site_untouched(tiny: Project, command: Command) -> None:
     command("build")
     before = snapshot(tiny.site), snapshot(tiny.docs)
@@ -80,6 +83,7 @@ def test_a_broken_card_leaves_the_last_good_site_untouched(tiny: Project, comman
     assert (snapshot(tiny.site), snapshot(tiny.docs)) == before
 
 
+@pytest.mark.slow
 def test_a_failing_mkdocs_leaves_the_last_good_site_untouched(tiny: Project, command: Command) -> None:
     command("build")
     before = snapshot(tiny.site)
