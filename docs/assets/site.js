@@ -6,9 +6,9 @@ function nameLandmarks() {
 nameLandmarks();
 new MutationObserver(nameLandmarks).observe(document.body, { childList: true, subtree: true });
 
-// What scrolls sideways can be reached and scrolled by keyboard: tables of the theme, and equations wider than the page.
+// What scrolls sideways can be reached and scrolled by keyboard: tables of the theme, and formulas wider than the page.
 function reach() {
-  document.querySelectorAll(".md-typeset__scrollwrap, .equation").forEach((each) => {
+  document.querySelectorAll(".md-typeset__scrollwrap, .equation, .formula").forEach((each) => {
     if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
     else each.removeAttribute("tabindex");
   });
