@@ -1,7 +1,11 @@
-"""The Attention U-Net example: what a gate computes, what it cannot do, its cost, and equality with MONAI's gate."""
+"""The Attention U-Net example: what a gate computes, what it cannot do, and equality with MONAI's gate."""
+
+from __future__ import annotations
 
 import importlib
 import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +13,8 @@ from lab.data.brain import TUMOUR, BrainSlices
 from lab.training import count_parameters
 from torch import nn
 
-pytestmark = pytest.mark.torch
-
 attention_unet = importlib.import_module("attention-unet")
+claims = importlib.import_module("claims.attention-unet")
 WIDTHS = (4, 6, 8, 10)
 
 
@@ -20,9 +23,9 @@ def images() -> torch.Tensor:
     return torch.randn(2, 1, 32, 24, generator=torch.Generator().manual_seed(0))
 
 
-def network(gated: bool = True) -> nn.Module:
+def network():
     torch.manual_seed(0)
-    return attention_unet.AttentionUNet(WIDTHS, gated).eval()
+    return attention_unet.AttentionUNet(WIDTHS).eval()
 
 
 def test_the_score_is_that_of_a_gate_of_monai_without_its_norms():
@@ -41,16 +44,25 @@ def test_the_score_is_that_of_a_gate_of_monai_without_its_norms():
 
 
 def test_coefficients_lie_between_0_and_1_and_serve_all_channels(images):
-    model = network()
-    _, alphas = model.decode(model.encode(images))
+    alphas = network().alphas(images)
     assert {level: tuple(alpha.shape) for level, alpha in alphas.items()} == {2: (2, 1, 8, 6), 1: (2, 1, 16, 12)}
     assert all(alpha.min() > 0 and alpha.max() < 1 for alpha in alphas.values())
 
 
+def test_the_maps_that_are_shown_are_the_coefficients_that_gate(images):
+    model, used = network(), {}
+    for level, gate in model.gates.items():
+        gate.register_forward_hook(lambda _, __, alpha, level=level: used.update({int(level): alpha}))
+    model(images)
+    assert all(torch.equal(alpha, used[level]) for level, alpha in network().alphas(images).items())
+
+
 def test_with_open_gates_the_network_is_the_u_net_of_the_same_weights(images):
-    gated, plain = network(), network(gated=False)
+    gated = network()
+    plain = attention_unet.UNet(WIDTHS).eval()
     plain.load_state_dict({name: value for name, value in gated.state_dict().items() if "gates" not in name})
-    assert torch.equal(gated(images, torch.ones_like), plain(images))
+    with claims.altered(gated, claims.ALTERED["open"]):
+        assert torch.equal(gated(images), plain(images))
     assert not torch.allclose(gated(images), plain(images))
 
 
@@ -58,120 +70,114 @@ def test_behind_closed_gates_the_features_of_a_skip_do_not_count(images):
     model = network()
     maps = model.encode(images)
     noise = [maps[0], torch.randn_like(maps[1]), torch.randn_like(maps[2]), maps[3]]
-    for alter, blind in ((torch.zeros_like, True), (None, False)):
-        assert torch.equal(model.decode(maps, alter)[0][0], model.decode(noise, alter)[0][0]) is blind
+    assert not torch.equal(model.decode(maps)[0], model.decode(noise)[0])
+    with claims.altered(model, claims.ALTERED["closed"]):
+        assert torch.equal(model.decode(maps)[0], model.decode(noise)[0])
 
 
 def test_one_cell_moves_a_score_and_every_cell_moves_self_attention():
-    assert attention_unet.cells_seen(cells=7) == (1, 49)
+    assert claims.cells_seen(cells=7) == (1, 49)
 
 
 @pytest.mark.parametrize("preset", ["quick", "full"])
-def test_all_arms_have_equal_parameters_but_for_the_heads_of_deep_supervision(preset):
+def test_the_arms_differ_by_the_parameters_of_the_gates_alone(preset):
     with torch.device("meta"):
-        counts = [
-            count_parameters(attention_unet.built(arm, attention_unet.PRESETS[preset])[0])
-            for arm in attention_unet.ARMS
-        ]
-    assert max(counts) <= 1.01 * min(counts)
+        gated, plain = (claims.build(arm, preset) for arm in ("gated", "plain"))
+    assert count_parameters(gated) - count_parameters(plain) == count_parameters(gated.gates)
+    assert count_parameters(gated) < 1.05 * count_parameters(plain)
 
 
-def slices(lesions: torch.Tensor) -> BrainSlices:
+def slices_with(lesions: torch.Tensor) -> BrainSlices:
     labels = torch.where(lesions > 0, TUMOUR, 0)
     return BrainSlices(torch.zeros(len(lesions), 1, *lesions.shape[1:]), labels, lesions, torch.zeros(len(lesions)))
 
 
-def test_false_tumours_are_counted_apart_from_found_ones_and_from_dice_about_a_size():
+def test_false_tumours_do_not_count_in_the_dice_about_a_size():
     lesions = torch.zeros(1, 32, 32, dtype=torch.uint8)
     lesions[0, 4:7, 4:7] = 1
-    made = slices(lesions)
+    made = slices_with(lesions)
     predicted = made.labels.clone()
     predicted[0, 24:26, 24:26] = TUMOUR
-    assert attention_unet.false_tumours(predicted, made.labels) == 1
-    assert attention_unet.dice_by_size(predicted, made)["dice_small"] == 1
-    assert attention_unet.border_distances(predicted, made).tolist() == [0]
+    assert claims.dice_by_size(predicted == TUMOUR, made)["dice_small"] == 1
+    assert math.isnan(claims.dice_by_size(predicted == TUMOUR, made)["dice_large"])  # there is none: undefined, not 0
 
 
-def test_a_border_that_is_one_pixel_too_wide_is_about_2_mm_off():
-    lesions = torch.zeros(1, 32, 32, dtype=torch.uint8)
-    lesions[0, 8:20, 8:20] = 1
-    made = slices(lesions)
-    wider = torch.where(attention_unet.near(lesions > 0, 1), TUMOUR, 0)
-    assert attention_unet.border_distances(wider, made) == pytest.approx([2], abs=0.1)
-
-
-def test_the_border_of_a_missed_tumour_counts_for_nothing():
-    lesions = torch.zeros(1, 32, 32, dtype=torch.uint8)
-    lesions[0, 4:8, 4:8], lesions[0, 20:24, 20:24] = 1, 2
-    made = slices(lesions)
-    distances = attention_unet.border_distances(torch.where(lesions == 2, TUMOUR, 0), made)
-    assert distances.tolist() == pytest.approx([float("nan"), 0], nan_ok=True)
-    assert attention_unet.mean_or(distances, otherwise=100.0) == 0
-    assert attention_unet.mean_or(distances[:1], otherwise=100.0) == 100
-
-
-def test_pixels_that_do_not_count_do_not_change_the_loss():
-    torch.manual_seed(0)
-    scores, labels, weights = torch.randn(2, 4, 6, 6), torch.randint(4, (2, 6, 6)), torch.tensor([1.0, 2, 3, 4])
-    counted = torch.zeros(2, 6, 6, dtype=torch.bool)
-    counted[:, :3] = True
-    inside = attention_unet.segmentation_loss(scores[:, :, :3], labels[:, :3], weights)
-    assert torch.allclose(attention_unet.segmentation_loss(scores, labels, weights, counted), inside)
-    cross_entropy = nn.functional.cross_entropy(scores, labels, weights)
-    assert 0 < attention_unet.segmentation_loss(scores, labels, weights) - cross_entropy < 1  # 1 - Dice
-
-
-def test_the_second_network_of_a_cascade_learns_from_the_true_region_though_the_first_finds_nothing():
-    torch.manual_seed(0)
-    model, images = attention_unet.Cascade(WIDTHS), torch.randn(1, 1, 32, 32)
-    nn.init.constant_(model.find.heads[0].bias, 0)
-    model.find.heads[0].bias.data[TUMOUR] = -100
-    labels = torch.zeros(1, 32, 32, dtype=torch.long)
-    for tumour in (False, True):
-        labels[0, 16, 16] = TUMOUR if tumour else 0
-        model.zero_grad()
-        attention_unet.cascade_loss(model, images, labels, torch.ones(4)).backward()
-        assert bool(model.segment.heads[0].weight.grad.any()) is tumour
+def test_a_mean_over_nothing_is_undefined():
+    """It was once 0, as if the gates were closed there."""
+    assert math.isnan(claims.mean_over(torch.ones(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool)))
 
 
 def test_a_coarse_grid_cannot_say_a_tumour_thinner_than_its_cells():
     lesions = torch.zeros(1, 32, 32, dtype=torch.uint8)
     lesions[0, 9:12, 9:12] = 1
-    made = slices(lesions)
-    assert attention_unet.ideal_gate_dice(made, "small", 1) == 1
-    assert attention_unet.ideal_gate_dice(made, "small", 8) == 0
+    made = slices_with(lesions)
+    assert claims.ideal_gate_dice(made, "small", 1) == 1
+    assert claims.ideal_gate_dice(made, "small", 8) == 0
 
 
 def test_closing_a_tenth_closes_no_more_where_coefficients_are_equal():
     alpha, brain = torch.ones(1, 1, 10, 10), torch.ones(1, 10, 10, dtype=torch.bool)
     for brightest in (False, True):
-        assert (attention_unet.without_tenth(alpha, brain, brightest) == 0).sum() == 10
+        assert (claims.without_tenth(alpha, brain, brightest) == 0).sum() == 10
 
 
 def test_closing_the_brightest_tenth_leaves_the_rest_and_what_lies_outside_the_brain():
     alpha = torch.linspace(0.1, 0.9, 100).reshape(1, 1, 10, 10)
     brain = torch.zeros(1, 10, 10, dtype=torch.bool)
     brain[:, :5] = True
-    closed = attention_unet.without_tenth(alpha, brain, brightest=True) == 0
+    closed = claims.without_tenth(alpha, brain, brightest=True) == 0
     assert closed.sum() == 5
     assert closed[0, 0, 4, 5:].all()
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("attention_unet")
-    attention_unet.main(["--preset", "smoke", "--device", "cpu", "--out", str(folder)])
-    return folder, json.loads((folder / "record.json").read_text("utf-8"))
+class Settings:
+    """As much of a run as the arms ask for."""
+
+    preset, seeds, device = "smoke", (0, 1, 2), torch.device("cpu")
 
 
-def test_a_smoke_run_records_every_measure_of_every_arm_and_draws_every_figure(smoke):
-    folder, record = smoke
-    arms = attention_unet.ARMS
-    measures = [*attention_unet.MEASURES, "border"]
-    names = {f"{measure}_{arm}" for measure in measures for arm in arms}
-    names |= {f"{measure}_gap_{arm}" for measure in measures for arm in arms if arm != "gated"}
-    names |= {"alpha1_contrast", "alpha2_contrast", "changed_ratio", "cells_seen_gate", "gate_parameters_monai3d"}
-    assert names <= set(record["results"])
-    figures = {figure["name"]: figure for figure in record["figures"]}
-    assert set(figures) == {"gate", "gate_maps", "attention", "comparison", "altered", "limits"}
-    assert all((folder / figure[scheme]).is_file() for figure in figures.values() for scheme in ("light", "dark"))
+class Blind(nn.Module):
+    """Calls every pixel tumour, or none."""
+
+    def __init__(self, blind: bool) -> None:
+        super().__init__()
+        self.blind, self.weight = blind, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        scores = torch.zeros(len(images), 4, *images.shape[2:])
+        scores[:, 0 if self.blind else TUMOUR] = 1
+        return scores
+
+
+def test_a_gated_network_that_finds_nothing_backs_no_claim(monkeypatch):
+    """One of three gated networks once found nothing (Dice 0), and a con was shown by that."""
+    monkeypatch.setattr(claims, "FLOOR", 0.01)
+    monkeypatch.setattr(claims, "trained", lambda run, arm: [Blind(arm == "gated" and seed == 1) for seed in run.seeds])
+    scores = claims.scores_of.__wrapped__(Settings())
+    assert set(scores.failed) == {"gated"}
+    assert [math.isnan(value) for value in scores.minus("dice_large", "gated", "plain")] == [False, True, False]
+
+
+def test_nothing_is_chosen_on_test_slices_nor_with_the_seeds_that_are_reported(monkeypatch):
+    """Steps and loss were once chosen by a look at the test slices, with the seeds reported."""
+    asked = []
+
+    def search(run, what, arms, grid, score):
+        score("gated", grid[0], claims.study.SEARCH_SEEDS[0])
+        return dict.fromkeys(arms, grid[0])
+
+    cropped = claims.slices.cropped
+    monkeypatch.setattr(claims.study, "search", search)
+    monkeypatch.setattr(claims.slices, "cropped", lambda split, *rest: asked.append(split) or cropped(split, *rest))
+    claims.rates_of.__wrapped__(Settings())
+    assert asked
+    assert set(asked) == {"val"}
+    assert not set(claims.study.SEARCH_SEEDS) & set(Settings.seeds)
+
+
+def test_the_file_to_read_uses_what_the_search_chose_and_no_choice_lies_at_the_edge():
+    path = Path(claims.__file__).parent / "attention-unet.searches.json"
+    kept = json.loads(path.read_text("utf-8"))["learning rate"]
+    assert kept["arms"]["gated"]["chosen"] == attention_unet.RATE
+    assert set(kept["arms"]) == set(claims.ARMS)
+    assert not any(each["at_edge"] for each in kept["arms"].values())
