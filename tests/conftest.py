@@ -169,7 +169,8 @@ def guarded(tiny: Project) -> Project:
     """The tiny project with this project's theme, built."""
     shutil.copytree(ROOT / "overrides", tiny.root / "overrides")
     (tiny.docs / "assets").mkdir()
-    shutil.copy(ROOT / "docs/assets/find.js", tiny.docs / "assets")  # which every page of the theme loads
+    for name in ("disk.js", "find.js"):  # which every page of the theme loads
+        shutil.copy(ROOT / "docs/assets" / name, tiny.docs / "assets")
     settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
     settings = settings.replace(
         'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'

@@ -38,6 +38,7 @@
   for (const figure of document.querySelectorAll("figure[data-chart]")) {
     const still = figure.querySelector(".chart-still");
     const button = figure.querySelector(".chart-explore");
+    if (!button) continue; // in a copy on a disk (disk.js)
     button.addEventListener("click", async () => {
       button.disabled = true;
       button.textContent = "Loading";

@@ -118,7 +118,7 @@
   function item({ candidate, reasons, relax }, answers) {
     const made = make("li", "", { "data-id": candidate.id });
     made.append(link(candidate), make("small", ` ${facts(candidate, answers)}`));
-    if (candidate.quality?.where && !reasons.length) made.append(make("a", " source", { class: "cite", href: `../models/${candidate.slug}/#table-${candidate.quality.table}` }));
+    if (candidate.quality?.where && !reasons.length) made.append(" ", make("a", "source", { class: "cite", href: `../models/${candidate.slug}/#table-${candidate.quality.table}` }));
     if (reasons.length) made.append(make("span", `: ${reasons.join("; ")}. `));
     if (relax) {
       const button = make("button", `Give way on: ${relax.ask.replace(/\?$/, "")}`, { type: "button", class: "choose-relax" });

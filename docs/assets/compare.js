@@ -109,11 +109,20 @@
     return row;
   }
 
+  // From a disk a browser loads scripts alone: there the archive has the same data as one (scripts/site/archive.py).
+  async function read(address) {
+    if (location.protocol !== "file:") return (await fetch(address)).json();
+    const script = document.createElement("script");
+    script.src = `${address}.js`;
+    await new Promise((resolve, reject) => { Object.assign(script, { onload: resolve, onerror: reject }); document.head.append(script); });
+    return window.fromDisk;
+  }
+
   async function showNumbers(models) {
     try {
-      data ??= await (await fetch(section.dataset.source)).json();
+      data ??= await read(section.dataset.source);
     } catch {
-      section.replaceChildren(make("p", "The numbers could not be loaded; a copy of this site that is read from a disk cannot show them here."));
+      section.replaceChildren(make("p", "The numbers could not be loaded."));
       return;
     }
     if (models.join() !== chosen().join()) return; // the choice changed while the numbers were on their way

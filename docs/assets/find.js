@@ -11,6 +11,7 @@
   const names = new Map(); // name in one word -> its page, as the theme's index holds it
   const pairs = new Map(); // titles of two models, in both orders -> their page
   let known = new Set(); // all words of the site
+  let unread = null; // the documents of the index, which are learnt when the first query comes: most readers ask none
   function learn(docs) {
     known = new Set(docs.flatMap((doc) => words([doc.title, doc.text, ...(doc.tags ?? [])].join(" "))));
     const pages = docs.filter((doc) => !doc.location.includes("#") && doc.title);
@@ -80,8 +81,12 @@
     }
 
     postMessage(message, ...more) {
-      if (message?.type === SETUP && message.data.docs) learn(message.data.docs);
+      if (message?.type === SETUP && message.data.docs) unread = message.data.docs;
       if (message?.type !== QUERY || typeof message.data !== "string") return super.postMessage(message, ...more);
+      if (unread && message.data) { // the theme also asks for nothing
+        learn(unread);
+        unread = null;
+      }
       offer(message.data);
       this.#exact = words(message.data).map((word) => `${word}^1`).join(" ");
       return super.postMessage({ ...message, data: sharpened(message.data) }, ...more);

@@ -13,6 +13,9 @@ SERVED_ONLY = re.compile(r"<link rel=\"(?:alternate|preload)\"[^>]*>\n?")
 """On a disk a feed is of no use, the theme would look for a sitemap beside it, and a browser refuses to load a font early."""
 ADDRESS = re.compile(r'(<(?:a|link|area)\b[^>]*?\shref=)("([^"]*)"|([^\s">]+))')
 
+AS_SCRIPT = "api/compare.json"
+"""What a page fetches: from a disk a browser loads scripts alone, so the archive holds it as one, too (assets/compare.js)."""
+
 OUTSIDE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//|/)")
 
 
@@ -36,6 +39,8 @@ def write_archive(site: Path, target: Path, folder: str) -> None:
             if path.suffix == ".html":
                 content = _without_server(content.decode("utf-8"), own.as_posix()).encode()
             _add(packed, f"{folder}/{name}", content)
+            if name == AS_SCRIPT:
+                _add(packed, f"{folder}/{name}.js", b"window.fromDisk = " + content)
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -317,3 +318,33 @@ def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, 
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
     assert sum(told.values()) <= 500_000, told
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "index.html",
+        "choose/index.html?task=object+detection",
+        "compare/index.html?m=detr,mask-rcnn",
+        "charts/index.html",
+    ],
+)
+def test_an_archive_on_a_disk_shows_what_it_has_and_says_what_it_has_not(
+    path: str, page: Page, built: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(built / "downloads/model-comparisons.zip") as packed:
+        packed.extractall(tmp_path)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(f"{(tmp_path / 'model-comparisons').as_uri()}/{path}")
+    page.locator(".search-absent").wait_for()
+    if path.startswith("compare/"):
+        page.locator("#compare-numbers table").wait_for()
+    if path.startswith("charts/"):
+        assert "where the site has a server" in page.locator(".chart-told").first.inner_text()
+    if path.startswith("choose/"):
+        page.locator("#choose-fits a").first.click()
+        page.wait_for_url("**/models/*/index.html")
+        assert page.locator("h1").is_visible()
+    assert errors == []
