@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.__main__ import main
 from scripts.benchmarks.search import CHROMIUM
@@ -31,6 +32,9 @@ BROKEN = TESTS / "broken"
 
 # A second conftest.py in a room would hide this one from the tests that import it.
 pytest_plugins = ["smoke", "built_site"]
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # no test depends on how busy it is
 
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)

@@ -48,7 +48,7 @@ def targets(*boxes: list[float]) -> Any:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_pooling_towards_a_side_is_the_maximum_of_all_places_up_to_it(seed: int) -> None:
     x = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(seed))
@@ -70,7 +70,7 @@ def test_center_pooling_adds_the_maxima_of_row_and_column_and_is_both_sides_at_o
     torch.testing.assert_close(pooled, rows + columns)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(1, 100), st.floats(1, 100))
 def test_boxes_whose_corners_move_by_the_radius_keep_the_overlap(width: float, height: float) -> None:
     size = torch.tensor([width, height])

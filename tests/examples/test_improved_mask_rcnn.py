@@ -23,7 +23,7 @@ def some_boxes(count: int, seed: int) -> torch.Tensor:
     return torch.cat([low, low + 5 + 20 * torch.rand(count, 2, generator=generator)], 1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_decoding_undoes_encoding(seed: int) -> None:
     boxes = some_boxes(6, seed)

@@ -28,7 +28,7 @@ def random_rois(count: int, seed: int) -> Tensor:
     return torch.cat([image, low, low + size], dim=1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.sampled_from([rcnn.GRID, rcnn.CUT]))
 def test_roi_align_is_that_of_torchvision(seed: int, size: int) -> None:
     maps = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -67,7 +67,7 @@ def test_a_mask_that_is_cut_out_and_pasted_back_is_the_same() -> None:
     assert torch.equal(rcnn.paste(targets[:, 0], box, 64), masks)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000))
 def test_nothing_outside_its_box_is_part_of_a_mask(seed: int) -> None:
     rois = random_rois(3, seed)
@@ -81,7 +81,7 @@ def test_nothing_outside_its_box_is_part_of_a_mask(seed: int) -> None:
         assert y.max() < y1 + 0.5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_decoding_offsets_leads_back_to_the_box(seed: int) -> None:
     boxes, anchors = random_rois(5, seed)[:, 1:], random_rois(5, seed + 1)[:, 1:]

@@ -27,7 +27,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     batch=st.integers(1, 3),
     rows=st.integers(1, 4),

@@ -46,14 +46,13 @@ def one_object(box: list[float]) -> Any:
     return yolov8.Targets(torch.tensor([[box]]), torch.zeros(1, 1, dtype=torch.long))
 
 
-@settings(deadline=None)
 @given(st.floats(0, 14.9))
 def test_a_distance_between_two_bins_is_the_mean_of_the_distribution_it_is_learned_as(distance: float) -> None:
     away = torch.tensor([distance])
     torch.testing.assert_close(yolov8.distances(exact_edges(away)), away, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.05, 14.9), st.integers(0, 1000))
 def test_no_distribution_has_a_lower_focal_loss_than_the_two_bins_in_proportion(distance: float, seed: int) -> None:
     away, generator = torch.tensor([distance]), torch.Generator().manual_seed(seed)
@@ -69,7 +68,6 @@ def test_boxes_reach_from_the_point_to_the_four_sides_in_strides() -> None:
     torch.testing.assert_close(output.boxes[0, 0], torch.tensor([12.0, 8.0, 36.0, 36.0]), atol=1e-3, rtol=0)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_loss_of_boxes_is_that_of_torchvision(seed: int) -> None:
     low = torch.rand(2, 9, 2, generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lab import figures
@@ -165,7 +165,6 @@ def test_panels_is_a_grid_even_for_one():
     assert panels(2, 3, height=5.0)[0].get_size_inches().tolist() == [7.2, 5.0]
 
 
-@settings(deadline=None)
 @given(arrays(float, (3, 4), elements=st.floats(-100, 100)))
 def test_a_seed_line_is_the_mean_within_the_range_of_the_seeds(values):
     ax = panels()[1][0, 0]

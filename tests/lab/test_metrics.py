@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lab.metrics import (
     AP_KEYS,
@@ -87,7 +87,6 @@ def test_dice_pools_all_images_and_leaves_absent_classes_undefined():
 labels = st.lists(st.integers(0, 3), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(labels, st.randoms(use_true_random=False))
 def test_dice_is_symmetric_and_one_only_where_classes_agree(target, random):
     predicted = torch.tensor([random.choice([value, 0, 3]) for value in target])

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, nms, roi_align
 
 seeds = given(st.integers(0, 10_000))
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def random_boxes(count: int, seed: int) -> Tensor:

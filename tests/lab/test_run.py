@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lab import run as lab_run
 from lab.figures import Style, panels
@@ -173,7 +173,6 @@ def test_a_failed_write_keeps_the_last_good_record(tmp_path, monkeypatch):
     assert path.read_text() == before
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))
 def test_mean_and_spread_are_those_of_the_values(values):
     run = Run.start("unet", argv=["--device", "cpu"])

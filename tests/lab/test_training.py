@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lab.run import Run
 from lab.training import count_parameters, fit, learning_rate_factor, minibatches, seed_everything
@@ -44,7 +44,6 @@ def test_shared_and_frozen_parameters_are_counted_as_such():
     assert count_parameters(model, trainable_only=True) == 16
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 12), batch_size=st.integers(1, 20), steps=st.integers(0, 12), seed=st.integers(0, 2**31))
 def test_batches_have_one_size_and_see_samples_equally_often(n, batch_size, steps, seed):
     batches = list(minibatches([torch.arange(n), torch.arange(n) * 10], batch_size, steps, seed))
@@ -72,7 +71,6 @@ def test_minibatches_refuse_what_cannot_be_cut_at_once(tensors, batch_size):
         minibatches(tensors, batch_size, 1, 0)
 
 
-@settings(deadline=None)
 @given(steps=st.integers(1, 200), part=st.floats(0, 1), schedule=st.sampled_from(["cosine", "constant", "onecycle"]))
 def test_the_learning_rate_is_above_zero_and_at_most_its_peak(steps, part, schedule):
     warmup = int(part * (steps - 1))

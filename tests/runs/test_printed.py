@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import edit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.architectures import latency
@@ -41,7 +41,6 @@ def test_what_a_program_printed_is_made_readable(printed: str, shown: str) -> No
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_whatever_is_printed_can_be_written_and_holds_nothing_to_obey(text: str) -> None:
     shown = printable(text)
     shown.encode()
