@@ -145,11 +145,11 @@ def test_every_arm_starts_from_the_belief_that_a_pixel_is_hardly_ever_tumour(by_
     assert (ou.probabilities(biases, by_region)[:, 0] < 0.1).all()
 
 
-def test_a_network_that_finds_no_tumour_counts_as_failed_and_no_zero_enters_a_mean() -> None:
-    outcome = {"dice": 0.6, "dice_whole": 0.7, "dice_core": 0.5, "recall_small": 40.0}
+def test_a_network_that_misses_a_region_counts_as_failed_and_no_zero_enters_a_mean() -> None:
+    outcome = {"dice": 0.6, "dice_whole": 0.7, "dice_core": 0.5, "dice_least": 0.5, "recall_small": 40.0}
     nothing = dict.fromkeys(outcome, 0.0)
     scores = Scores((0, 1, 2), {key: [outcome, outcome, nothing if key == "shallow" else outcome] for key in ou.ARMS})
-    scores.floor(ou.FLOOR[0], "dice_whole", ou.FLOOR[1], ou.ARMS)
+    scores.floor(ou.FLOOR[0], "dice_least", ou.FLOOR[1], ou.ARMS)
     gain = scores.minus("dice", "base", "shallow")
     assert gain[:2] == [0, 0]
     assert math.isnan(gain[2])
