@@ -23,6 +23,7 @@ LONGER = {
     "faster-rcnn": "a whole two-stage detector, each stage with its loss, since no library trains one for a batch at once",
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
+    "lora": "the update, how it gets into a network, pretraining and adaptation are all written out",
     "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
     "graph-transformer": "attention along edges, nodes and edges of a layer, and pictures of graphs, which no library here draws",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
