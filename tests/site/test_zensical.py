@@ -28,6 +28,14 @@ installed = pytest.mark.skipif(
 )
 
 
+def as_if(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether Zensical is there; of all other packages the truth is told, for others ask too."""
+    spec, ask = importlib.util.find_spec("pytest") if there else None, importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: spec if name == "zensical" else ask(name, *rest)
+    )
+
+
 class Article(HTMLParser):
     """The words of a page between the theme's header and footer."""
 
@@ -122,7 +130,7 @@ def test_a_page_has_one_search_which_finds_and_breaks_no_rule_of_the_policy(
 def test_where_zensical_is_not_installed_the_command_says_how_to_install_it(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    as_if(there=False, monkeypatch=monkeypatch)
     done = command("build", "--builder", "zensical")
     assert done.returncode == 1
     assert done.stderr.endswith("Zensical is not installed; install it with: make .venv/.zensical\n")
@@ -131,7 +139,7 @@ def test_where_zensical_is_not_installed_the_command_says_how_to_install_it(
 def test_zensical_builds_nothing_where_it_would_not_build_aside(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    as_if(there=True, monkeypatch=monkeypatch)
     done = command("build", "--builder", "zensical")
     assert done.stderr.endswith("for Zensical, mkdocs.yml needs the line: site_dir: !ENV [SITE_DIR, site]\n")
     assert not tiny.site.exists()
