@@ -493,6 +493,16 @@ def knn_of(run: Run, trained: Backbones, names: Sequence[str]) -> dict[str, list
     return {name: [knn(t.backbone, seed) for t, seed in zip(trained[name], run.seeds, strict=True)] for name in names}
 
 
+FLOOR = ("kNN accuracy over that of random weights (points)", 0.0)
+"""Below it a training counts as failed: its features are worth no more than none."""
+
+
+def learned(run: Run, trained: Backbones) -> list[float]:
+    """What the recipe adds to random weights, for each seed."""
+    scores = knn_of(run, trained, ("dino", "random"))
+    return [a - b for a, b in zip(scores["dino"], scores["random"], strict=True)]
+
+
 def ablation(run: Run, preset: Preset, trained: Backbones) -> None:
     experiment = run.experiment(
         "ablation",
@@ -500,7 +510,9 @@ def ablation(run: Run, preset: Preset, trained: Backbones) -> None:
         data="As above; entropies of the teacher's answers on 200 validation pictures",
         parameters=count_parameters(trained["dino"][0].backbone),
         steps=preset.steps,
+        floor=FLOOR,
     )
+    experiment.check_floor(learned(run, trained))
     scores = knn_of(run, trained, COLLAPSING)
     for name in COLLAPSING:
         label, last = RECIPES[name].label.replace("\n", " "), [each.curve[-1] for each in trained[name]]
@@ -561,7 +573,9 @@ def parts(run: Run, preset: Preset, trained: Backbones) -> None:
         data="As above",
         parameters=count_parameters(trained["dino"][0].backbone),
         steps=preset.steps,
+        floor=FLOOR,
     )
+    experiment.check_floor(learned(run, trained))
     scores = knn_of(run, trained, PARTS)
     ends = {name: [each.curve[-1] for each in trained[name]] for name in PARTS}
     information = {name: [whole - each for _, whole, each in last] for name, last in ends.items()}

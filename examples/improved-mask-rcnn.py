@@ -41,6 +41,7 @@ CANVAS, CROP, COARSE, POINTS, CLASSES = 64, 56, 7, 14**2, 10  # pixels; sides of
 STAGES = {"first": 0.5, "second": 0.6, "third": 0.7}  # u of each stage of the cascade
 ALONE = {"strict": 0.7, "large": 0.5}  # heads that stand alone; "first" does so too
 SIZES = {"below 20": (0, 20), "20 to 32": (20, 32), "above 32": (32, 99)}  # longer side in pixels
+FLOOR = ("mask IoU", 0.5)  # below it a training counts as failed
 GRIDS, CEILING_SIZES = (7, 14, 28, 56), (14, 28, 56, 112, 224)
 
 
@@ -433,8 +434,10 @@ def compare_outlines(run: Run, preset: Preset, trained: Sequence[Trained]) -> No
         data=f"digits of 10 to 44 px in {preset.counts[2]} test scenes, true boxes",
         parameters=count_parameters(trained[0].masks),
         steps=preset.steps,
+        floor=FLOOR,
     )
     quality = [outline_quality(each) for each in trained]
+    experiment.check_floor(*([float(each[name][:, 0].mean()) for each in quality] for name in ARMS))
     for column, key in enumerate(("mask", "boundary")):
         means = {name: [float(each[name][:, column].mean()) for each in quality] for name in ARMS}
         for name, values in means.items():
@@ -589,8 +592,10 @@ def compare_cascade(run: Run, preset: Preset, trained: Sequence[Trained]) -> Non
         data=f"four loose boxes for each object of {preset.counts[2]} test scenes",
         parameters=count_parameters(trained[0].boxes[0]),
         steps=preset.steps,
+        floor=("box IoU that one stage adds", 0.0),
     )
     runs = [box_run(each.boxes[0], each) for each in trained]
+    experiment.check_floor([float((each.cascade[1] - each.cascade[0]).mean()) for each in runs])
     results: dict[str, tuple[list[float], str]] = {}
     for stage in range(4):
         results[f"box_iou_{stage}"] = [float(each.cascade[stage].mean()) for each in runs], f"box IoU, {stage} stages"
@@ -753,8 +758,10 @@ def compare_scores(run: Run, preset: Preset, trained: Sequence[Trained]) -> None
         data=f"one slightly wrong box for each object of {preset.counts[2]} test scenes",
         parameters=count_parameters(trained[0].masks),
         steps=preset.steps,
+        floor=FLOOR,
     )
     found = [scored(each) for each in trained]
+    experiment.check_floor([float(each.quality.mean()) for each in found])
     by_class = [rank_correlation(each.confidence, each.quality) for each in found]
     by_score = [rank_correlation(each.estimate, each.quality) for each in found]
     experiment.result("rank_class", by_class, unit="", meaning="rank correlation of class confidence with mask IoU")

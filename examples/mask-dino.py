@@ -738,7 +738,18 @@ def described(run: Run, preset: Preset, steps: int) -> dict[str, Any]:
         "data": data,
         "parameters": count_parameters(MaskDINO(preset, benchmark.canvas, benchmark.classes)),
         "steps": steps,
+        "floor": ("AP50 of the boxes after the whole schedule (%)", FLOOR),
     }
+
+
+FLOOR = 20.0  # AP50 (%) after the whole schedule, below which a training counts as failed
+
+
+def box_ap50(run: Run, trained: Sequence[Trained]) -> list[float]:
+    """Of the boxes, for each seed, in %."""
+    benchmark = detectors.BENCHMARKS[run.preset]
+    found = (detectors.on_scenes(partial(find, each.model), each.test, run.device) for each in trained)
+    return [detectors.measures(one, each.test, benchmark)["ap50"] for one, each in zip(found, trained, strict=True)]
 
 
 def four_tasks(run: Run, trained: Sequence[Trained], preset: Preset) -> None:
@@ -760,6 +771,7 @@ def four_tasks(run: Run, trained: Sequence[Trained], preset: Preset) -> None:
             [panoptic_quality(one, test, benchmark.confidence) for one, test in pairs],
         ),
     }
+    experiment.check_floor(scores["box_ap50"][1])
     for name, (meaning, values) in scores.items():
         experiment.result(name, values, unit="%", meaning=f"{meaning}, from the same queries")
 
@@ -790,6 +802,7 @@ def ablation(run: Run, trained: Mapping[str, Sequence[Trained]], preset: Preset)
     experiment = run.experiment(
         "ablation", question="What does each part add in a short schedule?", **described(run, preset, preset.short)
     )
+    experiment.check_floor(box_ap50(run, trained["whole"]))
     box = {
         arm: [next(ap for step, ap in each.curve if step == preset.short) for each in models]
         for arm, models in trained.items()
@@ -1011,6 +1024,7 @@ def in_use(run: Run, trained: Sequence[Trained], preset: Preset) -> None:
         "in_use", question="What remains of denoising and of the early masks in use?",
         **described(run, preset, sum(benchmark.steps)),
     )  # fmt: skip
+    experiment.check_floor(box_ap50(run, trained))
     leaks = [leak(each, preset, run.device) for each in trained]
     experiment.result(
         "denoising_leak",

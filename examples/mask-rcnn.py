@@ -47,6 +47,7 @@ MASKS = 2  # regions of an image, at most, whose masks the loss counts
 SIDES, RATIOS = (10.0, 16.0, 26.0), (1.0, 1.8)  # of the anchors
 SPREAD = (0.1, 0.1, 0.2, 0.2)  # typical size of the second stage's offsets
 LEARNING_RATE = 2e-3
+FLOOR = ("mask AP50 (%)", 20.0)  # below it a training counts as failed
 HEAD_STEPS = {"smoke": 3, "quick": 80, "full": 2_000}  # of each mask head on the frozen network
 Features = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -470,6 +471,7 @@ def mask_features(
         data=f"{benchmark.scenes[0]:,} digit scenes to train, {benchmark.scenes[1]:,} others to test",
         parameters=count_parameters(trained[0].model),
         steps=HEAD_STEPS[run.preset],
+        floor=FLOOR,
     )
     heads: dict[str, list[tuple[nn.Module, list[dict[str, Tensor]]]]] = {arm: [] for arm in HEADS}
     scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in HEADS}
@@ -478,6 +480,7 @@ def mask_features(
             head = trained_head(run, benchmark, seed, each, arm)
             heads[arm].append((head, segmented(run, each, head, crop)))
             scores[arm].append(scored(heads[arm][-1][1], each.test, benchmark))
+    experiment.check_floor(*([score["mask_ap50"] for score in of_arm] for of_arm in scores.values()))
     for arm, (_, _, label) in HEADS.items():
         name = " ".join(label.split())
         for key in ("mask_ap", "mask_ap50", "mask_ap75"):
@@ -565,7 +568,13 @@ def limits(
     run: Run, trained: Sequence[Trained[MaskRCNN]], heads: list[tuple[nn.Module, list[dict[str, Tensor]]]]
 ) -> None:
     """Masks in true and predicted boxes, scores against masks, and the ceiling of the cells."""
-    experiment = run.experiment("limits", question="What limits a mask?", data="the test scenes; a silhouette")
+    experiment = run.experiment(
+        "limits", question="What limits a mask?", data="the test scenes; a silhouette", floor=FLOOR
+    )
+    benchmark = BENCHMARKS[run.preset]
+    experiment.check_floor(
+        [scored(found, each.test, benchmark)["mask_ap50"] for each, (_, found) in zip(trained, heads, strict=True)]
+    )
     pairs = [against_truth(run, each, *head) for each, head in zip(trained, heads, strict=True)]
     loss_to_box = [float((each["iou_true_box"] - each["iou"]).mean()) for each in pairs]
     experiment.result("mask_iou", [float(p["iou"].mean()) for p in pairs], unit="", meaning="Mask IoU, predicted boxes")

@@ -365,6 +365,25 @@ class Experiment:
     searches: list[dict[str, Any]] = field(default_factory=list, init=False)
     results: list[str] = field(default_factory=list, init=False)
     figures: list[str] = field(default_factory=list, init=False)
+    failures: dict[int, str] = field(default_factory=dict, init=False)
+    """Seeds that do not count, with the reason."""
+
+    def check_floor(self, *trained: Sequence[float]) -> None:
+        """Counts seeds as failed of which a training lies below the floor; no later result has a value for them.
+
+        Args:
+            trained: of each arm what the floor is about, one value for each seed (S,).
+
+        Raises:
+            ValueError: the experiment has no floor.
+        """
+        if self.floor is None:
+            raise ValueError(f"experiment {self.name!r} has no floor")
+        for values in trained:
+            for seed, value in zip(self.run.seeds, values, strict=True):
+                if not value >= self.floor["value"]:
+                    reason = f"{self.floor['what']} is {value:.3g}, below {self.floor['value']:g}"
+                    self.failures.setdefault(seed, reason)
 
     def result(
         self,
@@ -391,7 +410,10 @@ class Experiment:
             ValueError: a wrong number of values, one that is undefined without a reason or infinite, or a name that is
                 malformed or taken.
         """
-        self.run._add_result(name, values, unit, meaning, exact, self.name, failed)
+        if self.failures and not exact:
+            counted = zip(self.run.seeds, values, strict=True)
+            values = [None if seed in self.failures else value for seed, value in counted]
+        self.run._add_result(name, values, unit, meaning, exact, self.name, {**failed, **self.failures})
         self.results.append(name)
 
     def figure(self, name: str, draw: Draw, *, caption: str, alt: str) -> None:

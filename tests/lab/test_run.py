@@ -259,6 +259,26 @@ def test_a_value_that_is_undefined_stays_so_with_its_reason(tmp_path):
     assert result["failed"] == [{"seed": 1, "reason": "nothing found"}, {"seed": 2, "reason": "floor"}]
 
 
+def test_a_seed_below_the_floor_counts_in_no_result_that_follows(tmp_path):
+    run = start(tmp_path)
+    experiment = run.experiment("main", question="Is it so?", data="none", floor=("AP50 (%)", 20))
+    experiment.check_floor([50.0, 60.0, 70.0], [30.0, 12.5, math.nan])
+    experiment.result("gap", [1.0, 2.0, 3.0], unit="", meaning="m")
+    experiment.result("counted", [7], unit="", meaning="m", exact=True)
+    record = finished_record(run)
+    assert record["results"]["gap"]["values"] == [1.0, None, None]
+    assert record["results"]["counted"]["values"] == [7.0]
+    assert record["results"]["gap"]["failed"] == [
+        {"seed": 1, "reason": "AP50 (%) is 12.5, below 20"},
+        {"seed": 2, "reason": "AP50 (%) is nan, below 20"},
+    ]
+
+
+def test_an_experiment_without_a_floor_has_none_to_check(tmp_path):
+    with pytest.raises(ValueError, match="has no floor"):
+        open_experiment(start(tmp_path)).check_floor([1.0, 2.0, 3.0])
+
+
 def test_a_result_of_which_no_seed_is_defined_has_no_mean(tmp_path):
     run = start(tmp_path)
     open_experiment(run).result("gap", [None] * 3, unit="", meaning="m", failed=dict.fromkeys(range(3), "floor"))
