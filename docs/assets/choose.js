@@ -117,7 +117,9 @@
 
   function item({ candidate, reasons, relax }, answers) {
     const made = make("li", "", { "data-id": candidate.id });
-    made.append(link(candidate), make("small", ` ${facts(candidate, answers)}`));
+    const known = facts(candidate, answers);
+    made.append(link(candidate));
+    if (known) made.append(make("small", ` ${known}`));
     if (candidate.quality?.where && !reasons.length) made.append(" ", make("a", "source", { class: "cite", href: `../models/${candidate.slug}/#table-${candidate.quality.table}` }));
     if (reasons.length) made.append(make("span", `: ${reasons.join("; ")}. `));
     if (relax) {
