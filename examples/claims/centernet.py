@@ -43,7 +43,6 @@ from lab.keypoints import (
     places,
     surest,
 )
-from lab.metrics import average_precision, detections_per_object
 from lab.run import Experiment, Run
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
@@ -165,12 +164,9 @@ def with_true_centres(each: Trained, scenes: Scenes, run: Run) -> list[Boxes]:
 
 
 def measures(run: Run, found: Sequence[Boxes], each: Trained) -> dict[str, float]:
-    """AP and false discovery rate in %, and `boxes`: confident boxes per found object, NaN if none is found."""
-    benchmark, truth = detectors.BENCHMARKS[run.preset], detectors.truth(each.test)
-    ap = average_precision(found, truth, sizes=benchmark.sizes)
-    boxes = detections_per_object(found, truth, score=benchmark.confidence)
-    others = {"boxes": boxes, "false_discovery": false_discovery(found, each.test)}
-    return {name: 100 * ap[name] for name in detectors.AP_NAMES} | others
+    """Those of all detectors, and the false discovery rate in %."""
+    shared = detectors.measures(found, each.test, detectors.BENCHMARKS[run.preset])
+    return shared | {"false_discovery": false_discovery(found, each.test)}
 
 
 @cache

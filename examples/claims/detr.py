@@ -14,7 +14,6 @@ from lab import detectors, study
 from lab.boxes import Targets, grid_points
 from lab.data import Split
 from lab.figures import Figure, Style, draw_boxes, panels, show_image
-from lab.metrics import average_precision, detections_per_object
 from lab.run import Experiment, Run
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
@@ -137,12 +136,9 @@ def trained(run: Run, arm: str) -> list[Trained]:
 
 
 def measures(run: Run, each: Trained, suppress: bool, layer: int = -1) -> dict[str, float]:
-    """AP in %, in all and by size, and `boxes`: confident boxes per found object, NaN if none is found."""
-    benchmark, truth = detectors.BENCHMARKS[run.preset], detectors.truth(each.test)
+    """Those of all detectors, of the boxes of one layer."""
     found = detectors.on_scenes(partial(detect, each.model, suppress=suppress, layer=layer), each.test, run.device)
-    ap = average_precision(found, truth, sizes=benchmark.sizes)
-    boxes = detections_per_object(found, truth, score=benchmark.confidence)
-    return {name: 100 * ap[name] for name in detectors.AP_NAMES} | {"boxes": boxes}
+    return detectors.measures(found, each.test, detectors.BENCHMARKS[run.preset])
 
 
 @cache

@@ -14,7 +14,6 @@ import torch
 from lab import detectors, published, rcnn, study
 from lab.data import Split
 from lab.figures import Figure, Style, panels, seed_bars, seed_lines
-from lab.metrics import average_precision, detections_per_object
 from lab.rcnn import FROM_ANCHORS
 from lab.run import Experiment, Run
 from lab.study import Measure, Scores
@@ -132,12 +131,9 @@ def trained(run: Run, arm: str) -> list[Trained]:
 
 
 def measures(run: Run, each: Trained, detect: Callable[..., Any]) -> dict[str, float]:
-    """AP in %, in all and by size, and confident boxes per found object, NaN if none is found."""
-    benchmark, truth = detectors.BENCHMARKS[run.preset], detectors.truth(each.test)
+    """Those of all detectors, of the boxes of one way to detect."""
     found = detectors.on_scenes(partial(detect, each.model), each.test, run.device)
-    ap = average_precision(found, truth, sizes=benchmark.sizes)
-    boxes = detections_per_object(found, truth, score=benchmark.confidence)
-    return {name: 100 * ap[name] for name in detectors.AP_NAMES} | {"boxes": boxes}
+    return detectors.measures(found, each.test, detectors.BENCHMARKS[run.preset])
 
 
 @cache

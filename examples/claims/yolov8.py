@@ -14,7 +14,6 @@ from lab import detectors, study
 from lab.boxes import suppressed
 from lab.data import Split
 from lab.figures import Figure, Style, draw_boxes, panels, seed_bars, show_image
-from lab.metrics import Objects, average_precision, detections_per_object
 from lab.run import Experiment, Run
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
@@ -93,23 +92,17 @@ def trained(run: Run, arm: str) -> list[Trained]:
     return [train(run, arm, seed, rates(run)[arm]) for seed in run.seeds]
 
 
-def measures(run: Run, found: Sequence[Objects], each: Trained) -> dict[str, float]:
-    """AP in %, in all and by size, and `boxes`: confident boxes per found object, NaN if none is found."""
-    benchmark, truth = detectors.BENCHMARKS[run.preset], detectors.truth(each.test)
-    ap = average_precision(found, truth, sizes=benchmark.sizes)
-    boxes = detections_per_object(found, truth, score=benchmark.confidence)
-    return {name: 100 * ap[name] for name in detectors.AP_NAMES} | {"boxes": boxes}
-
-
 @cache
 def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
     """Every arm after suppression, and before it as `<arm>_raw`; failed trainings are marked."""
-    outcomes: dict[str, list[dict[str, float]]] = {}
+    benchmark, outcomes = detectors.BENCHMARKS[run.preset], dict[str, list[dict[str, float]]]()
     for arm in arms:
         for each in trained(run, arm):
             found = detectors.on_scenes(partial(raw, each.model), each.test, run.device)
-            outcomes.setdefault(f"{arm}_raw", []).append(measures(run, found, each))
-            outcomes.setdefault(arm, []).append(measures(run, [suppressed(one) for one in found], each))
+            outcomes.setdefault(f"{arm}_raw", []).append(detectors.measures(found, each.test, benchmark))
+            outcomes.setdefault(arm, []).append(
+                detectors.measures([suppressed(one) for one in found], each.test, benchmark)
+            )
     scores = Scores(run.seeds, outcomes)
     scores.floor("AP50 after suppression", "ap50", FLOOR, arms)
     scores.failed.update({f"{arm}_raw": scores.failed.get(arm, {}) for arm in arms})

@@ -62,14 +62,22 @@ class Candidate(Of):
     quality: Quality | None
 
 
+class Content(TypedDict):
+    """All that the page goes by."""
+
+    schema: int
+    questions: list[dict[str, object]]
+    candidates: list[Candidate]
+
+
 def render(knowledge: Knowledge) -> dict[str, str]:
     """`api/choose.json`, for programs; the page holds a copy."""
     return {"api/choose.json": json.dumps(content(knowledge), ensure_ascii=False, indent=1, sort_keys=True) + "\n"}
 
 
-def content(knowledge: Knowledge) -> dict[str, object]:
+def content(knowledge: Knowledge) -> Content:
     """The questions with their options, and the facts of every candidate."""
-    found = all_candidates(knowledge)
+    found = [each for card in knowledge.cards for each in candidates(card, knowledge)]
     return {"schema": 2, "questions": questions(found, knowledge), "candidates": found}
 
 
@@ -88,11 +96,6 @@ def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, 
     told = question.model_dump(mode="json", exclude_unset=True)
     named = lists.get(question.options) if isinstance(question.options, str) else None
     return told if named is None else told | {"options": named}
-
-
-def all_candidates(knowledge: Knowledge) -> list[Candidate]:
-    """Those of all cards."""
-    return [each for card in knowledge.cards for each in candidates(card, knowledge)]
 
 
 def candidates(card: Card, knowledge: Knowledge) -> Iterator[Candidate]:

@@ -11,9 +11,9 @@ from scripts.pages.writer import common
 
 def page(knowledge: Knowledge) -> str:
     """The text of `choose/index.md`."""
+    content = choices.content(knowledge)
     least = {card.slug: card.least_data for card in knowledge.cards}
-    rows = [{**each, "least_data": least[each["slug"]]} for each in choices.all_candidates(knowledge)]
+    rows = [{**each, "least_data": least[each["slug"]]} for each in content["candidates"]]
     return template("choose.md.j2").render(
-        common(knowledge, "../")
-        | {"content": choices.content(knowledge), "rows": rows, "uses": terms.all_uses(knowledge)}
+        common(knowledge, "../") | {"content": content, "rows": rows, "uses": terms.all_uses(knowledge)}
     )

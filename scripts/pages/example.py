@@ -20,12 +20,12 @@ def page(slug: str, knowledge: Knowledge) -> str:
     cells = read_cells(knowledge.notebook(slug))
     card, run = knowledge.library.cards.get(slug), knowledge.run(slug)
     record = run.record if run else None
-    drawn = [_drawn_in(cell, record) for cell in cells]
+    drawn = {figure.name for cell in cells for figure in _drawn_in(cell, record)}
     return template("example.md.j2").render(
         common(knowledge, "../../", card) | {
             "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None, "title": title_of(cells),
             "run": run, "record": record, "fence": "`" * 5, "cells": [_cell_view(cell, record) for cell in cells],
-            "drawn": {figure.name for figures in drawn for figure in figures},
+            "drawn": drawn,
             "has_claims": slug in knowledge.claims, "folder": knowledge.about.slug,
         }
     )  # fmt: skip
