@@ -17,7 +17,7 @@ from lab.data import Split
 from lab.data.brain import GREY, LABELS, TUMOUR, WHITE, BrainSlices
 from lab.metrics import dice
 from lab.run import Experiment, Run
-from lab.slices import FIXED, SIZES, TISSUES
+from lab.slices import SIZES, TISSUES
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def build(arm: str, preset: str) -> UNet:
 def data_of(run: Run, split: Split) -> BrainSlices:
     """The validation or the test slices, the same for all networks."""
     preset = PRESETS[run.preset]
-    return slices.cropped(split, preset.slices[("train", "val", "test").index(split)], FIXED, preset.millimetres)
+    return slices.held_out(split, preset.slices, preset.millimetres)
 
 
 def fit(run: Run, arm: str, seed: int, rate: float) -> UNet:
@@ -69,9 +69,7 @@ def rates_of(run: Run) -> dict[str, float]:
     """The learning rate of each arm, searched alike for both, by the mean Dice on validation slices."""
 
     def score(arm: str, rate: float, seed: int) -> float:
-        data = data_of(run, "val")
-        found = slices.dices(slices.segmented(fit(run, arm, seed, rate), data.images), data.labels)
-        return torch.tensor(list(found.values())).nanmean().item()
+        return slices.mean_dice(fit(run, arm, seed, rate), data_of(run, "val"))
 
     return study.search(run, "learning rate", ARMS, (1e-3, 2.5e-3, 6.25e-3), score)
 

@@ -14,11 +14,11 @@ from lab.data import Split
 from lab.data.brain import LABELS, BrainSlices
 from lab.figures import Figure, Style, panels, seed_lines, show_image
 from lab.run import Experiment, Run
-from lab.slices import CLASSES, FIXED, SIZES, TISSUES
+from lab.slices import CLASSES, SIZES, TISSUES
 from lab.study import Measure, Scores
 from lab.training import count_parameters, seed_everything
 from matplotlib.patches import Rectangle
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from unet import DEPTH, PRESETS, UNet, encoder_layers, receptive_field, train
 
@@ -70,7 +70,7 @@ def build(arm: str, preset: str) -> UNet:
 def data_of(run: Run, split: Split) -> BrainSlices:
     """The validation or the test slices, the same for all networks."""
     preset = PRESETS[run.preset]
-    return slices.cropped(split, preset.slices[("train", "val", "test").index(split)], FIXED, preset.millimetres)
+    return slices.held_out(split, preset.slices, preset.millimetres)
 
 
 def fit(run: Run, arm: str, seed: int, rate: float) -> UNet:
@@ -80,18 +80,12 @@ def fit(run: Run, arm: str, seed: int, rate: float) -> UNet:
     return model
 
 
-def mean_dice(model: nn.Module, data: BrainSlices) -> float:
-    """Mean over the tissues; one that is neither there nor found does not count."""
-    values = torch.tensor(list(slices.dices(slices.segmented(model, data.images), data.labels).values()))
-    return values.nanmean().item()
-
-
 @cache
 def rates_of(run: Run) -> dict[str, float]:
     """The learning rate of each arm, searched alike for all, by the mean Dice on validation slices."""
 
     def score(arm: str, rate: float, seed: int) -> float:
-        return mean_dice(fit(run, arm, seed, rate), data_of(run, "val"))
+        return slices.mean_dice(fit(run, arm, seed, rate), data_of(run, "val"))
 
     return study.search(run, "learning rate", (*ARMS, *SHALLOW_ARMS), (1e-3, 2.5e-3, 6.25e-3), score)
 

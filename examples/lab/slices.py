@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from lab.data import Split
+from lab.data import SPLITS, Split
 from lab.data.brain import GREY, LABELS, TUMOUR, WHITE, BrainSlices, brain_slices
 from lab.figures import Style
 from lab.metrics import dice, lesion_recall
@@ -47,6 +47,11 @@ def cropped(
     return BrainSlices(images, made.labels[:, inner, inner], made.lesions[:, inner, inner], made.z)
 
 
+def held_out(split: Split, counts: tuple[int, int, int], millimetres: Literal[1, 2] = 2) -> BrainSlices:
+    """The validation or the test slices, the same for all networks; counts of training, validation and test slices."""
+    return cropped(split, counts[SPLITS.index(split)], FIXED, millimetres)
+
+
 def described(counts: tuple[int, int, int], millimetres: int) -> str:
     """The data of an experiment, for its record; counts of training, validation and test slices."""
     size = "96 x 80 pixels at 2 mm" if millimetres == 2 else "192 x 160 pixels at 1 mm"
@@ -68,6 +73,11 @@ def dices(predicted: Tensor, labels: Tensor) -> dict[str, float]:
     """Dice of each tissue, pooled over all slices, NaN where it is in neither; both (B, H, W)."""
     values = dice(predicted, labels, CLASSES).tolist()
     return {f"dice_{tissue}": values[label] for tissue, label in TISSUES.items()}
+
+
+def mean_dice(model: nn.Module, data: BrainSlices) -> float:
+    """Mean over the tissues; one that is neither there nor found does not count."""
+    return torch.tensor(list(dices(segmented(model, data.images), data.labels).values())).nanmean().item()
 
 
 def areas(millimetres: int = 2) -> dict[str, tuple[float, float]]:
