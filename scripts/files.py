@@ -81,6 +81,17 @@ def write(path: Path, content: bytes) -> bool:
     return True
 
 
+def kept(folder: Path, made_of: bytes, make: Callable[[], bytes]) -> bytes:
+    """What is dear to make, from the file that is named by the hash of what it is made of, where that is there."""
+    path = folder / sha256(made_of)[:24]
+    try:
+        return path.read_bytes()
+    except OSError:
+        made = make()
+        write(path, made)
+        return made
+
+
 @contextlib.contextmanager
 def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
     """Go on once no other command holds the folder; `wait` says so where one does. The lock ends with the process.

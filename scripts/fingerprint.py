@@ -8,13 +8,17 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from scripts.files import kept
 from scripts.project import Project
 
 HERE = Path(__file__).parents[1]
 """Where the package `scripts` lies."""
+
+OWN = Path(__file__)
 
 
 def of_run(project: Project, slug: str) -> Callable[[str, str], str]:
@@ -38,7 +42,7 @@ def _digits(asked: str, sources: bytes) -> str:
 def _sources(project: Project, files: Iterable[Path], imports_below: Path, named_from: Path) -> bytes:
     """Names and texts of files and of all that they import; the same on every machine, whatever line ends its checkout has."""
     entries = set(files)
-    paths = sorted(entries.union(*(local_imports(file, imports_below) for file in entries)))
+    paths = sorted(entries.union(*(local_imports(project, file, imports_below) for file in entries)))
     texts = [
         path.relative_to(named_from).as_posix().encode() + _content(path, path.stat().st_mtime_ns) for path in paths
     ]
@@ -51,7 +55,7 @@ def _content(path: Path, _changed: int) -> bytes:
     return path.read_bytes().replace(b"\r\n", b"\n")
 
 
-def local_imports(script: Path, root: Path) -> set[Path]:
+def local_imports(project: Project, script: Path, root: Path) -> set[Path]:
     """All modules below `root` that a script imports, directly or through others; none of a file of data."""
     found: set[Path] = set()
     modules: set[str] = set()
@@ -59,7 +63,7 @@ def local_imports(script: Path, root: Path) -> set[Path]:
     while queue:
         path = queue.pop()
         package = path.relative_to(root).parent.parts
-        named = _imported_names(_content(path, path.stat().st_mtime_ns), package) - modules
+        named = _kept_names(project.kept, _content(path, path.stat().st_mtime_ns), package) - modules
         modules |= named
         new = {file for module in named for file in _module_files(module, root)} - found
         found |= new
@@ -68,6 +72,17 @@ def local_imports(script: Path, root: Path) -> set[Path]:
 
 
 @functools.lru_cache(maxsize=1024)
+def _kept_names(folder: Path, text: bytes, package: tuple[str, ...]) -> frozenset[str]:
+    """The same as `_imported_names`, which takes most of the time of a fingerprint, kept from one command to the next."""
+    made_of = b"\n".join([_content(OWN, 0), "/".join(package).encode(), text])
+    try:
+        return frozenset(
+            kept(folder, made_of, lambda: "\n".join(_imported_names(text, package)).encode()).decode().split()
+        )
+    except OSError:  # nothing can be written there, which `check` can do without
+        return _imported_names(text, package)
+
+
 def _imported_names(text: bytes, package: tuple[str, ...]) -> frozenset[str]:
     """Names of the modules that a source text imports anywhere; `package` is the folder it lies in."""
     names: set[str] = set()
@@ -103,9 +118,9 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
 def _module_files(module: str, root: Path) -> set[Path]:
     """The file of a module and the `__init__.py` of each package above it, as far as they exist."""
     parts = module.split(".")
-    candidates = [root.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
-    candidates.append(root.joinpath(*parts).with_suffix(".py"))
-    return {path for path in candidates if path.is_file()}
+    candidates = [os.path.join(root, *parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
+    candidates.append(os.path.join(root, *parts) + ".py")
+    return {Path(path) for path in candidates if os.path.isfile(path)}
 
 
 def pins(project: Project) -> list[str]:

@@ -42,5 +42,10 @@ class Project:
         return self.build / "counts.json"
 
     @property
+    def kept(self) -> Path:
+        """What is dear, by the hash of what it is made of."""
+        return self.build / "kept"
+
+    @property
     def site(self) -> Path:
         return self.root / "site"

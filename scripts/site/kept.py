@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable
 from importlib import metadata
 
-from scripts.files import Dear, sha256, write
+from scripts.files import Dear
+from scripts.files import kept as kept_in
 from scripts.project import Project
 
 
@@ -18,13 +19,7 @@ def kept(project: Project, dear: Dear) -> str:
 
 def kept_bytes(project: Project, made_of: str, make: Callable[[], bytes]) -> bytes:
     """The same of bytes."""
-    path = project.build / "kept" / sha256(made_of.encode())[:24]
-    try:
-        return path.read_bytes()
-    except OSError:
-        made = make()
-        write(path, made)
-        return made
+    return kept_in(project.kept, made_of.encode(), make)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def keys(project: Project, preset: str = "quick", device: str = "cpu") -> dict[s
 def test_imports_are_followed_through_modules_and_packages(tiny: Project) -> None:
     (tiny.examples / "lab/extra.py").write_text("from .deep import x\n")
     (tiny.examples / "lab/deep.py").write_text("import json\n")
-    found = local_imports(tiny.examples / "beta.py", tiny.examples)
+    found = local_imports(tiny, tiny.examples / "beta.py", tiny.examples)
     names = sorted(path.relative_to(tiny.examples).as_posix() for path in found)
     assert names == ["lab/__init__.py", "lab/deep.py", "lab/extra.py", "lab/record.py"]
 
@@ -39,7 +39,7 @@ def test_an_example_that_builds_on_another_one_depends_on_it(tiny: Project) -> N
     (tiny.examples / "three-words-more.py").write_text(
         'import importlib\n\nfirst = importlib.import_module("two-words")\n'
     )
-    found = local_imports(tiny.examples / "three-words-more.py", tiny.examples)
+    found = local_imports(tiny, tiny.examples / "three-words-more.py", tiny.examples)
     assert {"alpha.py", "two-words.py"} <= {path.name for path in found}
 
 
