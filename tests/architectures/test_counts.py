@@ -33,8 +33,14 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 @functools.cache
+def made() -> dict[str, Counted]:
+    """What `count` made of this very code and these libraries, where it ran."""
+    return counts.read(Project(ROOT))[0]
+
+
+@functools.cache
 def counted(key: str) -> Counted:
-    return counts.count(key)
+    return made().get(key) or counts.count(key)
 
 
 # --- against published figures
