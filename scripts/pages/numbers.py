@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from scripts.cards.vocabulary import Vocabulary
 from scripts.evidence.knowledge import Knowledge
@@ -14,6 +14,18 @@ from scripts.pages.environment import slugify, template
 from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
 
+AT_ONCE = 10
+"""Figures of a benchmark that are seen before it is opened."""
+
+
+class Group(TypedDict):
+    """Figures under equal conditions, as they stand on the page."""
+
+    conditions: str
+    apart: str
+    """What sets it apart from the first group."""
+    rows: list[dict[str, str]]
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -21,6 +33,10 @@ class Ranking:
 
     conditions: tuple[tuple[str, str], ...]
     numbers: tuple[Published, ...]
+
+    @property
+    def cards(self) -> set[str]:
+        return {number.card for number in self.numbers}
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Benchmark:
 
     @property
     def cards(self) -> set[str]:
-        return {number.card for ranking in self.rankings for number in ranking.numbers}
+        return set().union(*(ranking.cards for ranking in self.rankings))
 
 
 def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
@@ -52,7 +68,7 @@ def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
 
 
 def _rankings(numbers: list[Published], words: Vocabulary) -> tuple[Ranking, ...]:
-    """Groups of numbers that may be ranked against each other, best first."""
+    """Groups of numbers that may be ranked against each other, best first; those that rank most models come first."""
     sign = -1 if words.metric(numbers[0].metric).better == "higher" else 1
     groups: dict[tuple[tuple[str, str], ...], list[Published]] = {}
     for number in numbers:
@@ -61,10 +77,10 @@ def _rankings(numbers: list[Published], words: Vocabulary) -> tuple[Ranking, ...
     ranked = [
         Ranking(key, tuple(sorted(group, key=lambda n: sign * n.quantity.value))) for key, group in groups.items()
     ]
-    return tuple(sorted(ranked, key=lambda ranking: sign * ranking.numbers[0].quantity.value))
+    return tuple(sorted(ranked, key=lambda ranking: (-len(ranking.cards), sign * ranking.numbers[0].quantity.value)))
 
 
-def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, object]:
+def _benchmark_view(benchmark: Benchmark, knowledge: Knowledge) -> dict[str, object]:
     words = knowledge.library.vocabulary
     metric, first = words.metric(benchmark.metric), benchmark.rankings[0].numbers[0]
 
@@ -72,7 +88,7 @@ def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, object]:
         return [name for names in differences(a, b, words) for name in names]
 
     title = f"{metric.label} on {benchmark.dataset} {benchmark.split}".strip()
-    groups = [
+    groups: list[Group] = [
         {
             "conditions": ", ".join(f"{name} {value}" for name, value in ranking.conditions)
             or "no further conditions given",
@@ -85,10 +101,24 @@ def _benchmark_view(benchmark: Any, knowledge: Knowledge) -> dict[str, object]:
         for ranking in benchmark.rankings
     ]
     unit = f" ({metric.unit})" if metric.unit else ""
+    first_rows, more = _parted(groups)
     return {
         "title": title, "anchor": slugify(title), "definition": metric.definition, "label": metric.label + unit,
-        "groups": groups,
+        "groups": first_rows, "more": more, "left": sum(len(group["rows"]) for group in more),
     }  # fmt: skip
+
+
+def _parted(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """What a reader sees at once, and what opens: a group that is too long is parted."""
+    at_once: list[Group] = []
+    opens: list[Group] = []
+    left = AT_ONCE
+    for group in groups:
+        rows = group["rows"]
+        for part, some in ((at_once, rows[:left]), (opens, rows[left:])):
+            part += [{**group, "rows": some}] if some else []
+        left = max(0, left - len(rows))
+    return at_once, opens
 
 
 def _ranks(numbers: Sequence[Published]) -> list[str]:
