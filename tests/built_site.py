@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
+TEMPLATES = {
+    "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
+    "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/",
+    "numbers": "numbers/", "scaling": "scaling/", "charts": "charts/", "detectors": "detectors/",
+    "licensing": "licensing/", "evidence": "evidence/", "examples": "examples/", "example": "examples/unet/",
+    "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
+    "downloads": "downloads/", "pair": "compare/mask-rcnn-vs-mask-dino/", "photographs": "photographs/",
+}  # fmt: skip
+"""A page of each template."""
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +39,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = copy_of_sources(tmp_path_factory.mktemp("copy") / "project")
     are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
-    for name in (*(["runs"] if are_run else []), "counts.json", "anatomy", "scaling"):  # as far as they were made
+    for name in (
+        *(["runs"] if are_run else []),
+        "counts.json",
+        "anatomy",
+        "scaling",
+        "kept",
+    ):  # as far as they were made
         made = ROOT / "build" / name
         if made.exists():
             (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)

@@ -36,7 +36,7 @@
       const said = asked.map((question) => ({ question, ...objection(question, answers[question.id], answers, candidate) }));
       const against = said.filter(({ no }) => no);
       const unknown = said.filter((each) => each.unknown).map((each) => each.unknown);
-      if (!candidate.loads) unknown.unshift("no weights to load are listed on its card");
+      if (!candidate.loads) unknown.unshift("no weights for this task are listed on its card");
       const elsewhere = against.some(({ question }) => question.rule.fact === "tasks");
       if (against.length) groups.out.push({ candidate, reasons: against.map(({ no }) => no), relax: against.length === 1 ? against[0].question : null, elsewhere });
       else if (unknown.length) groups.may.push({ candidate, reasons: unknown });
