@@ -40,7 +40,7 @@ check: .venv/.cards
 	@$(BIN)/python -m scripts check
 
 test: .venv/.test lint tools
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-fast: .venv/.test # within a minute: what needs neither torch nor a browser
 	@$(BIN)/python -m pytest -q -m "not torch and not browser and not slow"

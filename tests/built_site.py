@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from once import once
 
 from scripts.benchmarks.search import serving
 from scripts.project import Project
@@ -34,9 +35,13 @@ TEMPLATES = {
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
+    return once(tmp_path_factory, "site", _build) / "site"
+
+
+def _build(folder: Path) -> None:
     from conftest import copy_of_sources  # which loads this module
 
-    copy = copy_of_sources(tmp_path_factory.mktemp("copy") / "project")
+    copy = copy_of_sources(folder)
     are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
     for name in (
@@ -55,7 +60,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cwd=copy, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "site"
 
 
 def _made(folder: Path) -> Path:
