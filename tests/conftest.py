@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from once import once
 
 from scripts.__main__ import main
 from scripts.benchmarks.search import CHROMIUM
@@ -103,19 +104,34 @@ def no_shared_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUN_CACHE", raising=False)
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is dear, by the hash of what it is made of, for all tests."""
+    return once(tmp_path_factory, "kept", Path.mkdir)
+
+
 @pytest.fixture
-def tiny(tmp_path: Path) -> Project:
+def tiny(tmp_path: Path, kept: Path) -> Project:
     """A copy of the tiny project."""
-    root = tmp_path / "tiny"
+    return copy_of_tiny(tmp_path / "tiny", kept)
+
+
+def copy_of_tiny(root: Path, kept: Path) -> Project:
+    project = Project(root)
     shutil.copytree(TINY, root, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "docs").mkdir()
-    return Project(root)
+    project.docs.mkdir()
+    project.build.mkdir()
+    project.kept.symlink_to(kept)
+    return project
 
 
 @pytest.fixture
 def command(tiny: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Calls `python -m scripts ...` in the tiny project, in this process."""
     monkeypatch.chdir(tiny.root)
+    monkeypatch.setattr(
+        "scripts.__main__.CORES", 1
+    )  # to fork a process of tests, with all that they imported, takes longer
 
     def call(*arguments: str) -> Done:
         capfd.readouterr()

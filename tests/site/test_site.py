@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import json
 import os
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command, edit, snapshot
+from conftest import ROOT, Command, copy_of_tiny, edit, snapshot
 
+from scripts.__main__ import main
 from scripts.pages import cells, environment
 from scripts.pages.example import calls
 from scripts.project import Project
@@ -112,16 +114,23 @@ def test_pages_are_made_where_compiled_templates_cannot_be_kept(monkeypatch: pyt
     assert environment._compiled() is not None
 
 
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, kept: Path) -> Project:
+    """The tiny project, run and rendered: to be read."""
+    project = copy_of_tiny(tmp_path_factory.mktemp("ready") / "tiny", kept)
+    with contextlib.chdir(project.root):
+        assert (main(["run"]), main(["render"])) == (0, 0)
+    return project
+
+
 @pytest.fixture
-def api(tiny: Project, command: Command) -> dict[str, Any]:
-    command("run")
-    command("render")
-    made: dict[str, Any] = json.loads((tiny.docs / "api/models/alpha.json").read_text("utf-8"))
+def api(ready: Project) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads((ready.docs / "api/models/alpha.json").read_text("utf-8"))
     return made
 
 
-def test_the_index_of_the_interface_lists_the_models(tiny: Project, api: dict[str, Any]) -> None:
-    index = json.loads((tiny.docs / "api/models.json").read_text("utf-8"))
+def test_the_index_of_the_interface_lists_the_models(ready: Project) -> None:
+    index = json.loads((ready.docs / "api/models.json").read_text("utf-8"))
     assert (index["schema"], index["models"]) == (1, ["alpha", "beta"])
     assert "generated" in index
 
@@ -160,24 +169,24 @@ def test_the_interface_says_what_the_card_and_the_run_say(api: dict[str, Any]) -
     assert api["builds_on"] == ["beta"]
 
 
-def test_files_that_the_interface_names_exist(tiny: Project, api: dict[str, Any]) -> None:
+def test_files_that_the_interface_names_exist(ready: Project, api: dict[str, Any]) -> None:
     for figure in api["example"]["figures"]:
-        assert (tiny.docs / figure["light"]).is_file()
-        assert (tiny.docs / figure["dark"]).is_file()
-    assert (tiny.docs / api["example"]["notebook"]).is_file()
-    assert (tiny.root / api["example"]["script"]).is_file()
+        assert (ready.docs / figure["light"]).is_file()
+        assert (ready.docs / figure["dark"]).is_file()
+    assert (ready.docs / api["example"]["notebook"]).is_file()
+    assert (ready.root / api["example"]["script"]).is_file()
 
 
-def test_each_figure_of_an_example_stands_on_its_page_after_its_code(tiny: Project, api: dict[str, Any]) -> None:
-    page = (tiny.docs / "examples/alpha.md").read_text("utf-8")
+def test_each_figure_of_an_example_stands_on_its_page_after_its_code(ready: Project) -> None:
+    page = (ready.docs / "examples/alpha.md").read_text("utf-8")
     assert page.count('id="figure-margin"') == 1
     assert page.index('figure("margin"') < page.index('id="figure-margin"') < page.index("{ #results }")
 
 
-def test_a_notebook_holds_the_cells_of_its_script(tiny: Project, api: dict[str, Any]) -> None:
+def test_a_notebook_holds_the_cells_of_its_script(ready: Project) -> None:
     import nbformat
 
-    notebook = nbformat.reads((tiny.docs / "examples/alpha.ipynb").read_text("utf-8"), as_version=4)
+    notebook = nbformat.reads((ready.docs / "examples/alpha.ipynb").read_text("utf-8"), as_version=4)
     nbformat.validate(notebook)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0] == "from lab.record import write"
