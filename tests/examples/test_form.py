@@ -28,6 +28,7 @@ LONGER = {
     "graph-transformer": "attention along edges, nodes and edges of a layer, and pictures of graphs, which no library here draws",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
     "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
+    "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
