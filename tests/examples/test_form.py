@@ -29,6 +29,7 @@ LONGER = {
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
     "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
+    "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
