@@ -30,6 +30,7 @@ LONGER = {
     "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
+    "optimized-unet": "heads, loss, mirrored copies and clean-up are four ideas, each with what it gives",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
