@@ -22,6 +22,7 @@ READ, LONGEST, CLAIMS, IMPORTS = 220, 260, 300, 12
 LONGER = {
     "faster-rcnn": "a whole two-stage detector, each stage with its loss, since no library trains one for a batch at once",
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
+    "improved-mask-rcnn": "three repairs, each with a head and a loss of its own that no library has apart",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
     "lora": "the update, how it gets into a network, pretraining and adaptation are all written out",
     "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
