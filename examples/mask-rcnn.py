@@ -28,7 +28,7 @@ from lab.run import Run
 from lab.training import seed_everything
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.ops import Conv2dNormActivation, roi_pool
+from torchvision.ops import Conv2dNormActivation, box_iou, roi_pool
 
 faster = import_module("faster-rcnn")  # both stages
 
@@ -211,7 +211,7 @@ if __name__ == "__main__":
 
 # %% [markdown]
 # ## One scene: from regions to masks
-# Of the test scenes with the most objects, the one whose smallest is largest.
+# Of the test scenes whose objects stand apart, with as many of them as there are, the one whose smallest is largest.
 
 
 # %%
@@ -228,8 +228,9 @@ def draw_masks(style: Style, image: Tensor, regions: Tensor, found: Any, cells: 
 
 if __name__ == "__main__":
     model, boxes = trained.model.cpu(), trained.test.boxes
-    full = max(range(len(boxes)), key=lambda i: (len(boxes[i]), (boxes[i][:, 2:] - boxes[i][:, :2]).min()))
-    scene = trained.test[full : full + 1]
+    apart = [i for i, each in enumerate(boxes) if box_iou(each, each).sum() == len(each)]
+    clear = max(apart, key=lambda i: (len(boxes[i]), (boxes[i][:, 2:] - boxes[i][:, :2]).min()))
+    scene = trained.test[clear : clear + 1]
     with torch.inference_mode():
         coarse, fine = model.maps(scene.images)
         regions, (found,) = model.boxes.proposals(*model.boxes.rpn(coarse)), segmented(model, scene.images)
@@ -240,7 +241,7 @@ if __name__ == "__main__":
     run.figure(
         "masks",
         partial(draw_masks, **about),
-        caption="A test scene with many and large objects: boxes first, then 28 x 28 cells for each, enlarged and cut at 0.5.",
+        caption="A test scene whose objects stand apart: boxes first, then 28 x 28 cells for each, enlarged and cut at 0.5.",
         alt="A scene four times: many regions, a box for each digit, the cells of one mask, and a tinted mask on each digit.",
     )
     model.to(run.device)
