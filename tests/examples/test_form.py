@@ -29,6 +29,7 @@ LONGER = {
     "graph-transformer": "attention along edges, nodes and edges of a layer, and pictures of graphs, which no library here draws",
     "sam": "prompts, a two-way decoder and a loss over several masks, none of which a library has apart",
     "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
+    "sam2": "memory bank, memory attention and the pass through a clip are written out, since no library has them apart",
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
     "optimized-unet": "heads, loss, mirrored copies and clean-up are four ideas, each with what it gives",
