@@ -197,13 +197,27 @@ def test_the_rooms_that_only_make_values_write_no_file() -> None:
     assert found == []
 
 
-def test_the_reference_follows_the_rooms() -> None:
-    """Of pages and of definitions of architectures it names what all of them share."""
-    told = {
+def told_in_the_reference(package: str) -> dict[str, str]:
+    """Page of the reference by module of a package."""
+    return {
         match[1]: path.stem
         for path in (ROOT / "docs/reference").glob("*.md")
-        for match in re.finditer(r"^::: (scripts[\w.]*)$", path.read_text("utf-8"), re.MULTILINE)
+        for match in re.finditer(rf"^::: ({package}[\w.]*)$", path.read_text("utf-8"), re.MULTILINE)
     }
+
+
+def test_the_reference_holds_all_of_the_lab() -> None:
+    """What the examples share is told to those who write one."""
+    lab = ROOT / "examples/lab"
+    modules = {f"lab.{path.stem}" for path in lab.glob("*.py")} | {
+        f"lab.data.{path.stem}" for path in lab.glob("data/*.py")
+    }
+    assert told_in_the_reference("lab").keys() == {each for each in modules if not each.endswith("__init__")}
+
+
+def test_the_reference_follows_the_rooms() -> None:
+    """Of pages and of definitions of architectures it names what all of them share."""
+    told = told_in_the_reference("scripts")
     rooms = {"cards", "runs", "architectures", "evidence", "checkpoints", "exports", "site"}
     wanted = {name for name in map(name_of, MODULES) if room(name) in rooms and name.count(".") == 2} - PACKAGES
     assert {name: told.get(name) for name in sorted(wanted)} == {name: room(name) for name in sorted(wanted)}
