@@ -1,15 +1,22 @@
-"""The DINOv2 example: crops, teacher, loss and its collapses, measures of features, published counts, and a run of it all."""
+"""The DINOv2 example: crops, teacher, loss and its collapses, measures of features, formulas, and controls."""
+
+from __future__ import annotations
 
 import importlib
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from lab.data.photographs import NAMES
+from lab.data.surfaces import surfaces
+from lab.neighbours import right, voted
 
 pytestmark = pytest.mark.torch
 
 dinov2 = importlib.import_module("dinov2")
+claims = importlib.import_module("claims.dinov2")
 PRESET = dinov2.PRESETS["smoke"]
 
 
@@ -19,7 +26,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def images():
-    return torch.rand(4, 1, 20, 20, generator=generator())
+    return torch.rand(4, 1, 24, 24, generator=generator())
 
 
 @pytest.fixture
@@ -28,121 +35,192 @@ def student():
     return dinov2.Student(PRESET)
 
 
-def test_views_are_two_large_crops_and_the_small_ones(images):
-    seen = dinov2.views(images, 2, generator())
-    assert [each.shape[-1] for each in seen] == [16, 16, 8, 8]
-    assert not torch.allclose(seen[0], seen[1])
+def test_views_are_two_large_crops_and_two_small_ones_of_each_image(images):
+    large, small = dinov2.views(images, generator())
+    assert (large.shape, small.shape) == ((8, 1, 16, 16), (8, 1, 8, 8))
+    assert not torch.allclose(large[:4], large[4:])
 
 
-def test_features_of_any_size_have_one_vector_for_each_patch(student, images):
-    whole, patches = student.backbone(images)
-    assert whole.shape == (4, PRESET.width)
-    assert patches.shape == (4, 25, PRESET.width)
-    assert student.backbone(images[..., :8, :8])[1].shape == (4, 4, PRESET.width)
+def test_a_crop_of_a_flat_image_is_flat_whatever_its_place(images):
+    crop = dinov2.crops(torch.full((4, 1, 24, 24), 0.5), 8, (0.25, 0.5), generator())
+    torch.testing.assert_close(crop.amin((1, 2, 3)), crop.amax((1, 2, 3)))
+
+
+def test_features_of_any_size_are_one_vector_for_each_image(student, images):
+    assert student.backbone(images).shape == (4, PRESET.width)
+    assert student.backbone(images[..., :8, :8]).shape == (4, PRESET.width)
 
 
 def test_the_teacher_moves_by_the_part_that_does_not_stay(student):
     torch.manual_seed(1)
     teacher = dinov2.Student(PRESET).requires_grad_(False)
     before = teacher.prototypes.weight.clone()
-    dinov2.follow(teacher, student, 0.9)
-    torch.testing.assert_close(teacher.prototypes.weight, 0.9 * before + 0.1 * student.prototypes.weight.detach())
+    student(torch.rand(4, 1, 16, 16, generator=generator()))
+    dinov2.follow(teacher, student)
+    stays = dinov2.MOMENTUM
+    torch.testing.assert_close(
+        teacher.prototypes.weight, stays * before + (1 - stays) * student.prototypes.weight.detach()
+    )
+    assert torch.equal(teacher.project[1].running_mean, student.project[1].running_mean)
 
 
-def test_without_momentum_the_teacher_is_the_student(student):
-    torch.manual_seed(1)
-    teacher = dinov2.Student(PRESET).requires_grad_(False)
-    dinov2.follow(teacher, student, dinov2.RECIPES["no_momentum"].momentum)
-    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
+def test_the_teacher_is_never_in_training_mode(monkeypatch):
+    """It once was, so that its answer to a picture, and the entropies, hung on the other pictures of the batch."""
+    from lab.run import Run
+
+    seen = []
+    follow = dinov2.follow
+    monkeypatch.setattr(dinov2, "follow", lambda t, s: (seen.append((t.training, s.training)), follow(t, s)))
+    run = Run.start("dinov2", argv=["--preset", "smoke", "--device", "cpu"])
+    teacher = dinov2.distil(run, 0)
+    assert set(seen) == {(False, True)}
+    assert not teacher.training
 
 
-def test_without_small_crops_only_the_large_ones_are_seen(images):
-    seen = dinov2.views(images, dinov2.RECIPES["no_small_crops"].small, generator())
-    assert [each.shape[-1] for each in seen] == [16, 16]
+def test_an_answer_does_not_hang_on_the_other_pictures(student, images):
+    student.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(student(images)[:1], student(images[:1]))
 
 
-def test_each_arm_differs_from_the_recipe_in_one_thing():
-    whole = dinov2.RECIPES["dino"]
-    for name, recipe in dinov2.RECIPES.items():
-        differing = [
-            field
-            for field in ("momentum", "temperature", "centring", "small")
-            if getattr(recipe, field) != getattr(whole, field)
-        ]
-        assert len(differing) == (name != "dino")
+def test_centring_gives_each_prototype_its_share_and_each_answer_weight_one():
+    scores = torch.randn(32, 8, generator=generator()) + 3 * torch.eye(8)[0]  # the first prototype is ahead
+    p = dinov2.sinkhorn(scores, turns=30)
+    torch.testing.assert_close(p.sum(1), torch.ones(32))
+    torch.testing.assert_close(p.sum(0), torch.full((8,), 4.0), rtol=1e-3, atol=1e-3)
+    assert scores.softmax(1).mean(0)[0] > 0.5
 
 
-def test_registers_are_four_more_vectors_of_the_width():
-    plain, more = dinov2.dinov2("s"), dinov2.with_registers("s")
-    assert sum(each.numel() for each in more.parameters()) - sum(each.numel() for each in plain.parameters()) == 4 * 384
-
-
-def test_hours_of_training_grow_with_the_work_of_the_crops():
-    hours = dinov2.training_hours(100, 0)
-    assert hours == pytest.approx(625_000 * 1024 * (200 + 3 * 0.6 * 200) / 156e3 / 3600)
-    assert dinov2.training_hours(100, 10) > hours
-
-
-def test_centring_takes_the_running_mean_off_and_a_low_temperature_sharpens(student, images):
-    view = [torch.rand(4, 1, 16, 16, generator=generator())]
-    plain = dinov2.Recipe("", centring=False, temperature=0.1)
-    student.requires_grad_(False).eval()
-    student.centre.copy_(student(view[0]).mean(0))
-    (centred,) = dinov2.teach(student, view, dinov2.Recipe("", temperature=0.1))
-    (uncentred,) = dinov2.teach(student, view, plain)
-    (sharp,) = dinov2.teach(student, view, dinov2.Recipe("", centring=False, temperature=0.01))
-    assert dinov2.entropies(centred)[0] > dinov2.entropies(uncentred)[0]
-    assert dinov2.entropies(sharp)[1] < dinov2.entropies(uncentred)[1]
+def test_the_controls_lack_one_thing_each():
+    cosines = 0.5 * torch.rand(32, 8, generator=generator()) + 0.3 * torch.eye(8)[0]
+    whole, uncentred, unsharpened = (
+        dinov2.entropies(t(cosines)) for t in (dinov2.teach, claims.uncentred, claims.unsharpened)
+    )
+    assert uncentred["entropy_of_mean"] < 0.8 * whole["entropy_of_mean"]  # one prototype takes most
+    assert unsharpened["entropy_of_mean"] > 0.95
+    assert unsharpened["information"] < whole["information"]  # answers are more alike
 
 
 def test_entropies_tell_both_collapses_from_answers_that_inform():
     one = torch.eye(8)[torch.zeros(8, dtype=torch.long)]
-    assert dinov2.entropies(one) == pytest.approx((0, 0), abs=1e-6)
-    assert dinov2.entropies(torch.full((8, 8), 1 / 8)) == pytest.approx((1, 1))
-    assert dinov2.entropies(torch.eye(8)) == pytest.approx((1, 0), abs=1e-6)
+    for p, expected in ((one, (0, 0, 0)), (torch.full((8, 8), 1 / 8), (1, 1, 0)), (torch.eye(8), (1, 0, 1))):
+        assert tuple(dinov2.entropies(p).values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_loss_leaves_a_crop_and_its_own_target_out_and_uniform_scores_cost_log_k():
-    targets = [torch.eye(4), torch.eye(4)]
-    assert dinov2.dino_loss(targets, [torch.zeros(4, 4)] * 3).item() == pytest.approx(math.log(4))
-    own, other = torch.eye(4), torch.zeros(4, 4)
-    assert dinov2.dino_loss(targets[:1], [own, other]).item() == pytest.approx(math.log(4))
+def test_the_loss_compares_every_crop_with_the_answer_to_another_one():
+    uniform = torch.zeros(4, 4)
+    assert dinov2.dino_loss(torch.eye(4), uniform, uniform).item() == pytest.approx(math.log(4))
+    targets = torch.eye(4)[[0, 1, 2, 3]]  # two pictures, two large crops each: their answers all differ
+    own, other = 10 * targets, 10 * targets.roll(2, 0)
+    assert dinov2.dino_loss(targets, other, other) < dinov2.dino_loss(targets, own, other)
 
 
 def test_neighbours_vote_and_components_are_colours(student, images):
-    bank = torch.eye(3).repeat_interleave(10, 0)
-    labels = torch.arange(3).repeat_interleave(10)
-    assert torch.equal(dinov2.nearest(bank, labels, torch.eye(3)), torch.arange(3))
-    colours = dinov2.components(dinov2.dense(student.backbone.eval(), images))
-    assert colours.shape == (4, 10, 10, 3)
+    bank, labels = torch.eye(3).repeat_interleave(10, 0), torch.arange(3).repeat_interleave(10)
+    assert torch.equal(voted(bank, labels, torch.eye(3)), torch.arange(3))
+    assert right(bank, labels, torch.eye(3), torch.tensor([0, 1, 1])) == pytest.approx(200 / 3)
+    colours = dinov2.components(dinov2.dense(student.backbone.eval(), images[0, 0]))
+    assert colours.shape == (3, 3, 3)
     assert 0 <= colours.min() <= colours.max() <= 1
 
 
+def test_the_window_of_a_feature_lies_where_it_is_drawn(student):
+    image = torch.zeros(32, 24)
+    image[16:, 8:] = torch.rand(16, 16, generator=generator())
+    backbone = student.backbone.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(dinov2.dense(backbone, image)[4, 2], backbone(image[None, None, 16:, 8:])[0])
+
+
+def test_pieces_come_with_the_photograph_that_they_are_cut_from():
+    pieces, labels = surfaces("val", 50, 24, seed=0)
+    assert pieces.shape == (50, 1, 24, 24)
+    assert 0 <= pieces.min() <= pieces.max() <= 1
+    assert labels.max() < len(NAMES)
+    assert torch.equal(pieces, surfaces("val", 50, 24, seed=0)[0])
+    assert not torch.equal(pieces, surfaces("test", 50, 24, seed=0)[0])
+
+
 def test_masks_of_whole_patches_follow_wide_strokes_better():
-    assert dinov2.stroke_ceiling(4, 0, count=3) < dinov2.stroke_ceiling(56, 0, count=3)
-    assert dinov2.stroke_ceiling(8, 0, patch=1, count=2) == pytest.approx(1)
+    assert claims.stroke_ceiling(4, 0, count=3) < claims.stroke_ceiling(56, 0, count=3)
+    assert claims.stroke_ceiling(8, 0, patch=1, count=2) == pytest.approx(1)
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    out = tmp_path_factory.mktemp("dinov2")
-    dinov2.main(["--preset", "smoke", "--device", "cpu", "--out", str(out)])
-    return json.loads((out / "record.json").read_text()) | {"out": out}
+@pytest.mark.parametrize(("size", "patch", "more"), [("s", 16, 1), ("s", 8, 1), ("g", 14, 1), ("g", 14, 5)])
+def test_the_formula_counts_what_the_network_computes(size, patch, more):
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    width, layers = claims.WIDTHS[size]
+    config = Dinov2WithRegistersConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64, patch_size=patch, image_size=224,
+        num_register_tokens=more - 1, use_swiglu_ffn=size == "g",
+    )  # fmt: skip
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = Dinov2WithRegistersModel(config).requires_grad_(False)
+        model(torch.empty(1, 3, 224, 224))
+    assert claims.macs(size, 224, patch, more) == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
+    if size == "g":
+        assert layers * 12 * width**2 == pytest.approx(sum(each.numel() for each in model.parameters()), rel=0.01)
 
 
-def test_a_smoke_run_records_every_result_and_draws_every_figure(record):
-    names = {"knn_gap_random", "knn_gap_pixels", "again_gap_random", "patch_gap_random", "information_gap_no_centring"}
-    names |= {"knn_gap_no_momentum", "knn_gap_no_small_crops", "macs_registers_over_plain", "training_a100_hours"}
-    assert names | {"macs_patch_8_over_16", "finetuning_over_linear_memory"} <= record["results"].keys()
-    figures = record["figures"]
-    assert {each["name"] for each in figures} == {"crops", "features", "components", "collapse", "parts", "patches"}
-    assert all((record["out"] / each[style]).is_file() for each in figures for style in ("light", "dark"))
+class Settings:
+    """As much of a run as the arms ask for."""
+
+    preset, seeds, device = "smoke", (0, 1, 2), torch.device("cpu")
 
 
-def test_the_largest_size_has_one_point_one_billion_parameters(record):
-    assert record["results"]["parameters_g"]["mean"] == pytest.approx(1.1365, abs=0.01)
+def test_a_recipe_that_is_worth_less_than_random_weights_backs_no_claim(monkeypatch):
+    """Ablations of networks that learned nothing (31 % with random weights, 32 % after training) were once compared."""
+
+    def knn(run, look, seed, split="test"):
+        return {0: 50.0, 1: 20.0, 2: 50.0}[seed] if look == "dino" else 40.0
+
+    monkeypatch.setattr(claims, "trained", lambda run, arm: ["dino" if arm == "dino" else "other"] * 3)
+    monkeypatch.setattr(claims, "looking", lambda backbone: backbone if backbone == "dino" else "other")
+    monkeypatch.setattr(claims, "knn", knn)
+    monkeypatch.setattr(claims, "found_again", lambda look, images, seed: 50.0)
+    monkeypatch.setattr(claims, "answers", lambda run, arm, teacher: dict.fromkeys(claims.ENTROPIES, 0.5))
+    scores = claims.scores_of.__wrapped__(Settings())
+    assert set(scores.failed["dino"]) == {1}
+    assert [math.isnan(value) for value in scores.minus("information", "dino", "no_centring")] == [False, True, False]
 
 
-def test_pretrained_weights_are_refused():
-    with pytest.raises(SystemExit, match="trains its own"):
-        dinov2.main(["--preset", "smoke", "--weights", "pretrained"])
+def test_the_rate_is_chosen_on_validation_pieces_and_alike_for_all_arms(monkeypatch):
+    asked = []
+
+    def search(run, what, arms, grid, score):
+        asked.extend(arms)
+        score("dino", grid[0], 100)
+        return dict.fromkeys(arms, grid[0])
+
+    monkeypatch.setattr(claims.study, "search", search)
+    monkeypatch.setattr(claims, "fitted", lambda run, arm, seed, rate: dinov2.Student(PRESET).eval())
+    pieces_of = claims.pieces_of
+    monkeypatch.setattr(
+        claims, "pieces_of", lambda run, split, seed=0: asked.append(split) or pieces_of(run, split, seed)
+    )
+    claims.rates_of.__wrapped__(Settings())
+    assert asked == [*claims.ARMS, "train", "val"]
+
+
+def test_the_file_to_read_uses_what_the_search_chose_and_what_learns_lies_within_its_grid():
+    kept = json.loads((Path(claims.__file__).parent / "dinov2.searches.json").read_text("utf-8"))["learning rate"]
+    assert kept["arms"]["dino"]["chosen"] == dinov2.RATE
+    assert set(kept["arms"]) == set(claims.ARMS)
+    assert not any(kept["arms"][arm]["at_edge"] for arm in ("dino", "labels"))
+    assert max(kept["arms"]["no_centring"]["scores"]) < max(kept["arms"]["dino"]["scores"])  # no rate mends a collapse
+
+
+def test_a_step_works_in_bfloat16(images):
+    """The centre was once a float that was moved towards scores in bfloat16."""
+    torch.manual_seed(0)
+    model = dinov2.Student(PRESET).train()
+    large, small = dinov2.views(images, generator())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            targets = dinov2.teach(model(large))
+        loss = dinov2.dino_loss(targets, model(large), model(small))
+    loss.backward()
+    assert targets.dtype == torch.float32
+    assert all(each.grad is None or each.grad.isfinite().all() for each in model.parameters())
