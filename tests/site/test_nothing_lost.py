@@ -108,7 +108,7 @@ def test_a_disk_that_is_really_full_is_told(tiny: Project, tmp_path: Path) -> No
         pytest.skip("no file system can be mounted here")
     try:
         project = Project(small / "tiny")
-        shutil.copytree(tiny.root, project.root)
+        shutil.copytree(tiny.root, project.root, ignore=shutil.ignore_patterns("kept"))
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [sys.executable, "-m", "scripts", "build"],
