@@ -87,6 +87,7 @@ def test_without_the_search_plugin_pagefind_finds_a_card(without_search_plugin: 
         page.close()
 
 
+@pytest.mark.slow
 def test_a_failing_pagefind_leaves_the_last_good_site_untouched(
     without_search_plugin: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_json_ld_says_what_the_page_says_and_cannot_end_its_script(tiny: Project
     assert json.loads(json_ld(hostile, ""))["description"].startswith("</script>")
 
 
+@pytest.mark.slow
 def test_json_ld_stands_in_the_page_of_a_model(tiny: Project, command: Command) -> None:
     command("build")
     page = (tiny.site / "models/alpha/index.html").read_text("utf-8")
@@ -210,6 +211,7 @@ def test_json_ld_stands_in_the_page_of_a_model(tiny: Project, command: Command) 
     assert [json.loads(text)["headline"] for text in found] == ["Alpha"]
 
 
+@pytest.mark.slow
 def test_every_listed_file_is_made(tiny: Project, command: Command) -> None:
     command("build")
     page = (tiny.site / "downloads/index.html").read_text("utf-8")
@@ -222,6 +224,7 @@ def test_every_listed_file_is_made(tiny: Project, command: Command) -> None:
     assert "<!--" not in page
 
 
+@pytest.mark.slow
 def test_the_archive_is_the_whole_site_but_itself_the_same_each_time(tiny: Project, command: Command) -> None:
     command("build")
     made = tiny.site / ARCHIVE
@@ -238,6 +241,7 @@ def test_the_archive_is_the_whole_site_but_itself_the_same_each_time(tiny: Proje
     assert names == on_disk - {ARCHIVE} | {f"{archive.AS_SCRIPT}.js"}
 
 
+@pytest.mark.slow
 def test_every_link_of_the_archive_leads_to_a_file(tiny: Project, command: Command) -> None:
     command("build")
     with zipfile.ZipFile(tiny.site / ARCHIVE) as packed:

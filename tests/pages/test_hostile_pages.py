@@ -234,6 +234,7 @@ ACTIVE = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_policy_allows_the_scripts_of_the_theme_and_no_other(guarded: Project) -> None:
     allowed = set(re.findall(r"[\w+/]{43}=", (ROOT / "overrides/main.html").read_text("utf-8")))
     for path in guarded.site.rglob("*.html"):

@@ -16,6 +16,7 @@ from scripts.site.build import mkdocs_environment
 from scripts.site.gather import about
 
 
+@pytest.mark.slow
 def test_a_site_built_by_mkdocs_alone_links_to_no_archive(tiny: Project, command: Command) -> None:
     command("render")
     subprocess.run(
@@ -29,6 +30,7 @@ def test_a_site_built_by_mkdocs_alone_links_to_no_archive(tiny: Project, command
     assert ".zip" not in found
 
 
+@pytest.mark.slow
 def test_the_page_for_what_is_not_found_has_its_style_below_a_path_too(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_failing_mkdocs_leaves_the_last_good_site_untouched(tiny: Project, com
     assert snapshot(tiny.site) == before
 
 
+@pytest.mark.slow
 def test_a_build_without_a_change_is_skipped_whatever_was_compiled(tiny: Project, command: Command) -> None:
     assert "is built" in command("build").stdout
     compiled = tiny.root / "scripts" / "templates" / "__pycache__"
