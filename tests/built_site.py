@@ -44,27 +44,18 @@ def _build(folder: Path) -> None:
     copy = copy_of_sources(folder)
     are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
-    for name in (
-        *(["runs"] if are_run else []),
-        "counts.json",
-        "anatomy",
-        "scaling",
-        "kept",
-    ):  # as far as they were made
-        made = ROOT / "build" / name
-        if made.exists():
-            (shutil.copytree if made.is_dir() else shutil.copy)(made, _made(copy / "build") / name)
+    half = shutil.ignore_patterns("*.part")  # another test may be writing there
+    made = ("counts.json", "anatomy", "scaling", "kept", *(["runs"] if are_run else []))
+    (copy / "build").mkdir()
+    for there in (path for path in map((ROOT / "build").joinpath, made) if path.exists()):
+        to = copy / "build" / there.name
+        shutil.copytree(there, to, ignore=half) if there.is_dir() else shutil.copy(there, to)
     for command in ("run", "build"):
         done = subprocess.run(
             [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
             cwd=copy, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def tiny(tmp_path: Path, kept: Path) -> Project:
 
 
 def copy_of_tiny(root: Path, kept: Path) -> Project:
+    """The tiny project at `root`. What is kept is a link, which a copy of the copy has to keep: others write there."""
     project = Project(root)
     shutil.copytree(TINY, root, ignore=shutil.ignore_patterns("__pycache__"))
     project.docs.mkdir()
@@ -129,9 +130,8 @@ def copy_of_tiny(root: Path, kept: Path) -> Project:
 def command(tiny: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Calls `python -m scripts ...` in the tiny project, in this process."""
     monkeypatch.chdir(tiny.root)
-    monkeypatch.setattr(
-        "scripts.__main__.CORES", 1
-    )  # to fork a process of tests, with all that they imported, takes longer
+    # To fork a process of tests, with all that they imported, takes longer.
+    monkeypatch.setattr("scripts.__main__.CORES", 1)
 
     def call(*arguments: str) -> Done:
         capfd.readouterr()

@@ -79,7 +79,7 @@ def test_experiments_in_a_file_of_their_own_count_with_all_that_they_import(tiny
 
 
 def test_the_same_sources_elsewhere_have_the_same_fingerprint(tiny: Project, tmp_path: Path) -> None:
-    shutil.copytree(tiny.root, tmp_path / "elsewhere")
+    shutil.copytree(tiny.root, tmp_path / "elsewhere", symlinks=True)
     assert of_alpha(Project(tmp_path / "elsewhere")) == of_alpha(tiny)
 
 

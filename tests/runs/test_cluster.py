@@ -101,7 +101,7 @@ def test_a_run_of_another_machine_is_taken_and_its_script_does_not_run(
     tiny: Project, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Project(tmp_path / "other")
-    shutil.copytree(tiny.root, other.root)
+    shutil.copytree(tiny.root, other.root, symlinks=True)
     wanted = run_alpha(tiny)
     monkeypatch.setattr(job, "_run_script", no_script)
     run_alpha(other)

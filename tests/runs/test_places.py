@@ -41,7 +41,7 @@ class Place:
 
 def place(tiny: Project, name: str, folder: Path) -> Place:
     root, home, temporary = (folder / name / part for part in ("-project of x", "-home of $x", "-temporary 'x"))
-    shutil.copytree(tiny.root, root)
+    shutil.copytree(tiny.root, root, symlinks=True)
     shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

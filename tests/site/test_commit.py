@@ -117,7 +117,7 @@ def test_a_hook_of_another_repository_does_not_lead_git_there(
 ) -> None:
     made = commit(tiny.root)
     other = tmp_path / "other"
-    shutil.copytree(tiny.root, other, ignore=shutil.ignore_patterns(".git"))
+    shutil.copytree(tiny.root, other, symlinks=True, ignore=shutil.ignore_patterns(".git"))
     (other / "new.txt").write_text("new\n")
     assert commit(other) != made
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lab.data import Split
+from lab.data import SPLITS, Split
 from lab.data.photographs import random_crop
 
 SIDE, MOST = 48, 3  # of an image in pixels; things in a scene
@@ -45,7 +45,7 @@ class Named(NamedTuple):
 
 def named(split: Split, count: int, seed: int, classes: Sequence[int] = KNOWN) -> Named:
     """Scenes with one to three things of different names out of `classes`, each in a quarter of its own."""
-    rng = np.random.default_rng([seed, ("train", "val", "test").index(split), len(classes)])
+    rng = np.random.default_rng([seed, SPLITS.index(split), len(classes)])
     images = np.stack([random_crop(rng, split, SIDE) for _ in range(count)]) * np.float32(0.45)  # (n, S, S, 3)
     shape = (count, MOST)
     labels = rng.permuted(np.tile(classes, (count, 1)), axis=1)[:, :MOST]  # without replacement

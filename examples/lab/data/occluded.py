@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.data import Split
+from lab.data import SPLITS, Split
 from lab.data.digits import digits
 from lab.data.named import PAINT
 from lab.data.photographs import random_crop
@@ -28,7 +28,7 @@ class Clips(NamedTuple):
 def occluded(split: Split, count: int, seed: int, *, alike: bool = False) -> Clips:
     """Two digits move at one speed, one above and one below, and are hidden for some frames; half of the time they change sides
     there. They differ in colour and form, or, where `alike`, not at all."""
-    rng = np.random.default_rng([seed, ("train", "val", "test").index(split), alike])
+    rng = np.random.default_rng([seed, SPLITS.index(split), alike])
     source, paint = digits(split, DIGIT), np.array(list(PAINT.values()), dtype=np.float32)
     which, colours = (_two(rng, limit, count, alike) for limit in (len(source), len(paint)))  # each (n, 2)
     ink = source.images[torch.from_numpy(which), 0].numpy() > 0.35  # (n, 2, 8, 8)
