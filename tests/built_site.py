@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = {
     "home": "", "models": "models/", "model": "models/unet/", "choose": "choose/?task=object+detection&use=research",
     "compare": "compare/?m=detr,mask-rcnn,mask-dino", "tasks": "tasks/", "lineage": "lineage/",
-    "numbers": "numbers/", "scaling": "scaling/", "charts": "charts/", "detectors": "detectors/",
-    "licensing": "licensing/", "evidence": "evidence/", "examples": "examples/", "example": "examples/unet/",
-    "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/", "reference": "reference/lab/",
-    "downloads": "downloads/", "pair": "compare/mask-rcnn-vs-mask-dino/", "photographs": "photographs/",
+    "numbers": "numbers/", "benchmark": "numbers/ap-on-coco-val2017/", "scaling": "scaling/", "charts": "charts/",
+    "detectors": "detectors/", "licensing": "licensing/", "evidence": "evidence/", "examples": "examples/",
+    "example": "examples/unet/", "glossary": "glossary/", "notes": "notes/", "hand-written": "about/evidence/",
+    "reference": "reference/lab/", "downloads": "downloads/", "pair": "compare/mask-rcnn-vs-mask-dino/",
+    "photographs": "photographs/",
 }  # fmt: skip
 """A page of each template."""
 

@@ -1,8 +1,9 @@
-"""The page Numbers: every benchmark that two models share, ranked only where conditions agree."""
+"""The page Numbers: every benchmark that two models share, ranked only where conditions agree; long ones have their own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -15,7 +16,7 @@ from scripts.pages.systems import system_name, told
 from scripts.pages.writer import common
 
 AT_ONCE = 10
-"""Figures of a benchmark that are seen before it is opened."""
+"""Figures of a benchmark that stand among all benchmarks; all of them stand on its own page."""
 
 
 class Group(TypedDict):
@@ -52,7 +53,12 @@ class Benchmark:
     def cards(self) -> set[str]:
         return set().union(*(ranking.cards for ranking in self.rankings))
 
+    @property
+    def figures(self) -> int:
+        return sum(len(ranking.numbers) for ranking in self.rankings)
 
+
+@functools.lru_cache(maxsize=1)
 def benchmarks(knowledge: Knowledge) -> list[Benchmark]:
     """Every quality metric that two cards or more share, most shared first; ranked only where conditions agree."""
     words = knowledge.library.vocabulary
@@ -80,45 +86,41 @@ def _rankings(numbers: list[Published], words: Vocabulary) -> tuple[Ranking, ...
     return tuple(sorted(ranked, key=lambda ranking: (-len(ranking.cards), sign * ranking.numbers[0].quantity.value)))
 
 
-def _benchmark_view(benchmark: Benchmark, knowledge: Knowledge) -> dict[str, object]:
+def _benchmark_view(benchmark: Benchmark, knowledge: Knowledge, at_once: int | None = None) -> dict[str, object]:
+    """What a template shows of a benchmark: its first `at_once` figures, or all."""
     words = knowledge.library.vocabulary
     metric, first = words.metric(benchmark.metric), benchmark.rankings[0].numbers[0]
 
     def apart_in(a: Published, b: Published) -> list[str]:
         return [name for names in differences(a, b, words) for name in names]
 
-    title = f"{metric.label} on {benchmark.dataset} {benchmark.split}".strip()
     groups: list[Group] = [
         {
             "conditions": ", ".join(f"{name} {value}" for name, value in ranking.conditions)
             or "no further conditions given",
             "apart": difference_text(first, ranking.numbers[0], apart_in(first, ranking.numbers[0])),
-            "rows": [
-                _ranked(number, rank, knowledge)
-                for number, rank in zip(ranking.numbers, _ranks(ranking.numbers), strict=True)
-            ],
+            "rows": [_ranked(number, rank, knowledge) for number, rank in rows],
         }
-        for ranking in benchmark.rankings
+        for ranking, rows in _shown(benchmark, at_once)
     ]
-    unit = f" ({metric.unit})" if metric.unit else ""
-    first_rows, more = _parted(groups)
+    title, unit = _title(benchmark, words), f" ({metric.unit})" if metric.unit else ""
     return {
         "title": title, "anchor": slugify(title), "definition": metric.definition, "label": metric.label + unit,
-        "groups": first_rows, "more": more, "left": sum(len(group["rows"]) for group in more),
+        "groups": groups, "figures": benchmark.figures,
     }  # fmt: skip
 
 
-def _parted(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """What a reader sees at once, and what opens: a group that is too long is parted."""
-    at_once: list[Group] = []
-    opens: list[Group] = []
-    left = AT_ONCE
-    for group in groups:
-        rows = group["rows"]
-        for part, some in ((at_once, rows[:left]), (opens, rows[left:])):
-            part += [{**group, "rows": some}] if some else []
-        left = max(0, left - len(rows))
-    return at_once, opens
+def _title(benchmark: Benchmark, words: Vocabulary) -> str:
+    return f"{words.metric(benchmark.metric).label} on {benchmark.dataset} {benchmark.split}".strip()
+
+
+def _shown(benchmark: Benchmark, at_once: int | None) -> Iterator[tuple[Ranking, list[tuple[Published, str]]]]:
+    """The first figures of a benchmark with their ranks, by group."""
+    left = benchmark.figures if at_once is None else at_once
+    for ranking in benchmark.rankings:
+        if rows := list(zip(ranking.numbers, _ranks(ranking.numbers), strict=True))[:left]:
+            yield ranking, rows
+            left -= len(rows)
 
 
 def _ranks(numbers: Sequence[Published]) -> list[str]:
@@ -140,5 +142,19 @@ def _ranked(number: Published, rank: str, knowledge: Knowledge) -> dict[str, str
 
 
 def page(knowledge: Knowledge) -> str:
-    views = [_benchmark_view(benchmark, knowledge) for benchmark in benchmarks(knowledge)]
-    return template("numbers.md.j2").render(common(knowledge, "../") | {"benchmarks": views})
+    views = [_benchmark_view(benchmark, knowledge, AT_ONCE) for benchmark in benchmarks(knowledge)]
+    return template("numbers.md.j2").render(common(knowledge, "../") | {"benchmarks": views, "at_once": AT_ONCE})
+
+
+def benchmark_page(benchmark: Benchmark, knowledge: Knowledge) -> str:
+    """The text of `numbers/<benchmark>.md`: all figures of a benchmark that has more than stand on the page Numbers."""
+    view = _benchmark_view(benchmark, knowledge)
+    names = [card.name for card in knowledge.cards if card.slug in benchmark.cards]
+    return template("benchmark.md.j2").render(common(knowledge, "../../") | {"benchmark": view, "names": names})
+
+
+def benchmark_pages(knowledge: Knowledge) -> dict[str, Benchmark]:
+    """Path below docs/ -> the benchmark that it shows whole."""
+    words = knowledge.library.vocabulary
+    long = [benchmark for benchmark in benchmarks(knowledge) if benchmark.figures > AT_ONCE]
+    return {f"numbers/{slugify(_title(benchmark, words))}.md": benchmark for benchmark in long}

@@ -61,6 +61,8 @@ def pages(knowledge: Knowledge) -> dict[str, Callable[[], str]]:
     makers |= {f"examples/{slug}.md": functools.partial(example.page, slug, knowledge) for slug in knowledge.scripts}
     for task, path in photographs.task_pages(knowledge).items():
         makers[path] = functools.partial(photographs.task_page, task, knowledge)
+    for path, benchmark in numbers.benchmark_pages(knowledge).items():
+        makers[path] = functools.partial(numbers.benchmark_page, benchmark, knowledge)
     for a, b in pairs.pairs(knowledge):
         makers[f"compare/{pairs.slug_of(a, b)}.md"] = functools.partial(pairs.page, a, b, knowledge)
     return {path: functools.partial(_tidied, make) for path, make in makers.items()}

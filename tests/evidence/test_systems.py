@@ -158,13 +158,15 @@ def in_charts(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
 
 
 RANKED = re.compile(
-    r'<tr><td>[^<]*</td><th scope="row"><a href="\.\./models/([^/]+)/">([^<]+)</a></th><td>([^<]+)</td>'
-    r'<td>([^<]*)</td><td>([^<]*)</td><td><a href="\.\./models/[^/]+/#table-([^"]+)">'
+    r'<tr><td>[^<]*</td><th scope="row"><a href="(?:\.\./)+models/([^/]+)/">([^<]+)</a></th><td>([^<]+)</td>'
+    r'<td>([^<]*)</td><td>([^<]*)</td><td><a href="(?:\.\./)+models/[^/]+/#table-([^"]+)">'
 )
 
 
 def in_rankings(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
-    for slug, name, figure, *costs, table in RANKED.findall(numbers.page(knowledge)):
+    long = numbers.benchmark_pages(knowledge).values()
+    pages = [numbers.page(knowledge), *(numbers.benchmark_page(benchmark, knowledge) for benchmark in long)]
+    for slug, name, figure, *costs, table in RANKED.findall("\n".join(pages)):
         reached = truth.reached(slug, html.unescape(name), value(figure))
         of = tuple(
             row.of

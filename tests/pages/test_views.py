@@ -19,7 +19,7 @@ from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import published
 from scripts.exports import choices, comparison
-from scripts.pages import detectors, example, lineage, model
+from scripts.pages import detectors, example, lineage, model, numbers
 from scripts.pages.cells import notebook
 from scripts.project import Project
 from scripts.runs.record import Record
@@ -43,6 +43,19 @@ def test_the_numbers_to_compare_leave_out_rivals_and_ablations(knowledge: Knowle
         rivals = {v.name for v in knowledge.library.cards[slug].variants.values() if v.for_comparison}
         assert not rivals & {entry["variant"] for entry in entries}
     assert content["numbers"].keys() == set(knowledge.library.cards)
+
+
+def test_a_benchmark_of_many_figures_shows_its_first_ones_and_all_on_its_own_page(knowledge: Knowledge) -> None:
+    rows = re.compile(r"<tr><td>.*?</tr>")
+    overview, own = numbers.page(knowledge), numbers.benchmark_pages(knowledge)
+    parts = dict(re.findall(r"\{ #(\S+) \}\n(.*?)(?=\n## |\Z)", overview, re.DOTALL))
+    assert len(parts) == len(numbers.benchmarks(knowledge)) > len(own) > 0
+    for path, benchmark in own.items():
+        few = rows.findall(parts.pop(anchor := path.removeprefix("numbers/").removesuffix(".md")))
+        every = rows.findall(numbers.benchmark_page(benchmark, knowledge).replace("../../", "../"))
+        assert (few, len(every)) == (every[: numbers.AT_ONCE], benchmark.figures)
+        assert f'href="{anchor}/"' in overview
+    assert all(len(rows.findall(part)) <= numbers.AT_ONCE for part in parts.values())
 
 
 def test_figures_are_of_one_group_where_all_that_matters_agrees(tiny: Project) -> None:
