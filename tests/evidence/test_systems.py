@@ -6,6 +6,7 @@ What is allowed is worked out here from the YAML of the cards alone, and held ag
 from __future__ import annotations
 
 import csv
+import functools
 import html
 import io
 import json
@@ -84,10 +85,23 @@ class Truth:
     counts: dict[tuple[str, str], tuple[str, Counted]] = field(default_factory=dict)
     """Build and count by card and variant."""
 
+    @functools.cached_property
+    def of_card(self) -> Mapping[str, list[tuple[str, Row]]]:
+        """Tables and their rows, by card."""
+        found: dict[str, list[tuple[str, Row]]] = {}
+        for (card, _, table), row in self.rows.items():
+            found.setdefault(card, []).append((table, row))
+        return found
+
+    @functools.cached_property
+    def variants(self) -> Mapping[tuple[str, str], str]:
+        """Name of a variant by card and key."""
+        return {(card, key): name for (card, name), key in self.names.items()}
+
     def costs(self, of: System, metric: str, device: str) -> Iterator[float]:
         """Every figure of a metric that may stand with a figure of this system."""
-        for row in self.rows.values():
-            same = (row.of.card, row.of.variant, row.of.framework) == (of.card, of.variant, of.framework)
+        for _, row in self.of_card.get(of.card, []):
+            same = (row.of.variant, row.of.framework) == (of.variant, of.framework)
             if same and (metric == "parameters" or row.of.input == of.input) and device in ("", row.device):
                 yield from (figure for name, figure in row.values.items() if name == metric)
         _, counted = self.counts.get((of.card, of.variant), ("", None))
@@ -107,12 +121,12 @@ class Truth:
 
     def reached(self, card: str, name: str, figure: float) -> tuple[System, ...]:
         """The systems that reach a figure and are called so."""
-        reaching = [row.of for row in self.rows.values() if row.of.card == card and figure in row.values.values()]
+        reaching = [row.of for _, row in self.of_card[card] if figure in row.values.values()]
         return tuple(dict.fromkeys(of for of in reaching if self.called(of) == name))
 
     def called(self, of: System) -> str:
         """`Swin-T in Cascade Mask R-CNN`."""
-        (name,) = (name for (card, name), key in self.names.items() if (card, key) == (of.card, of.variant))
+        name = self.variants[of.card, of.variant]
         return f"{name} in {of.framework}" if of.framework else name
 
 
@@ -168,11 +182,7 @@ def in_rankings(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
     pages = [numbers.page(knowledge), *(numbers.benchmark_page(benchmark, knowledge) for benchmark in long)]
     for slug, name, figure, *costs, table in RANKED.findall("\n".join(pages)):
         reached = truth.reached(slug, html.unescape(name), value(figure))
-        of = tuple(
-            row.of
-            for (card, _, where), row in truth.rows.items()
-            if (card, where) == (slug, table) and row.of in reached
-        )
+        of = tuple(row.of for where, row in truth.of_card[slug] if where == table and row.of in reached)
         assert of, (slug, name, figure, table)
         for metric, printed in zip(SIZES, costs, strict=True):
             if printed:
@@ -217,7 +227,7 @@ def in_api(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
         files = exports.of_card(card, knowledge)
         for told in json.loads(files[f"api/models/{card.slug}.json"])["systems"]:
             of = System(card.slug, told["variant"], told["framework"], told["input"])
-            reached = [figure for row in truth.rows.values() if row.of == of for figure in row.values.values()]
+            reached = [figure for _, row in truth.of_card[card.slug] if row.of == of for figure in row.values.values()]
             assert {metric["value"] for metric in told["metrics"]} <= set(reached)
             for metric, key, unit in (("parameters", "params_m", 1e6), ("macs", "macs_g", 1e9)):
                 if told[key]:
@@ -233,15 +243,14 @@ def in_api(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
 def in_metafiles(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
     """One model of OpenMMLab's format is one configuration: what it costs, and all that it reaches."""
     for card in knowledge.cards:
-        files = exports.of_card(card, knowledge)
-        for told in yaml.safe_load(files[f"downloads/openmmlab/{card.slug}/metafile.yml"].make())["Models"]:
+        metafile = exports.of_card(card, knowledge)[f"downloads/openmmlab/{card.slug}/metafile.yml"].make()
+        rows = [row for _, row in truth.of_card.get(card.slug, [])]
+        for told in yaml.load(metafile, Loader=yaml.CSafeLoader)["Models"]:
             reached = {figure for result in told.get("Results", []) for figure in result["Metrics"].values()}
-            of = {
-                row.of for row in truth.rows.values() if row.of.card == card.slug and reached & set(row.values.values())
-            }
+            of = {row.of for row in rows if reached & set(row.values.values())}
             whole = tuple(
                 each for each in of
-                if reached <= {figure for row in truth.rows.values() if row.of == each for figure in row.values.values()}
+                if reached <= {figure for row in rows if row.of == each for figure in row.values.values()}
             )  # fmt: skip
             if reached:
                 assert whole, f"{card.slug}: {told['Name']} holds figures of several systems"
@@ -269,8 +278,11 @@ def knowledge_of(folder: Path) -> tuple[Knowledge, Truth]:
     return Knowledge(library, {}, counts, latencies=timed), truth_of(folder, counts)
 
 
-def wrong(said: Said, knowledge: Knowledge, truth: Truth) -> list[Joined]:
-    return [joined for joined in said(knowledge, truth) if not truth.allows(joined)]
+def wrong(said: Said, knowledge: Knowledge, truth: Truth, *, least: int = 0) -> list[Joined]:
+    """What an output joins that does not belong together; it joins at least so many."""
+    joined = list(said(knowledge, truth))
+    assert len(joined) >= least
+    return [each for each in joined if not truth.allows(each)]
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +295,7 @@ def ours() -> tuple[Knowledge, Truth]:
 def test_every_cost_of_our_cards_stands_with_a_figure_of_the_same_system(
     said: Said, ours: tuple[Knowledge, Truth]
 ) -> None:
-    assert len(list(said(*ours))) > 10
-    assert wrong(said, *ours) == []
+    assert wrong(said, *ours, least=11) == []
 
 
 # a backbone with two detectors, and the rule broken
