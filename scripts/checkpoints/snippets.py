@@ -88,11 +88,10 @@ def _classes(_: Checkpoint) -> list[str]:
 
 
 def _boxes(_: Checkpoint) -> list[str]:
-    names = "[model.config.id2label[n] for n in found['labels'].tolist()]"
     return [
         RUN,
         "found = " + FOUND.format(call="processor.post_process_object_detection", threshold=0.5),
-        f'print(list(zip({names}, found["scores"].tolist(), found["boxes"].tolist())))'.replace("'", '"'),
+        'print([model.config.id2label[n] for n in found["labels"].tolist()], found["scores"], found["boxes"])',
     ]
 
 
@@ -155,7 +154,7 @@ def _boxes_of_a_text(_: Checkpoint) -> list[str]:
     return [
         'outputs = model(**processor(picture, text=[["a cat", "a person"]], return_tensors="pt"))',
         "found = " + FOUND.format(call="processor.post_process_grounded_object_detection", threshold=0.3),
-        'print(list(zip(found["text_labels"], found["scores"].tolist(), found["boxes"].tolist())))',
+        'print(found["text_labels"], found["scores"], found["boxes"])',
     ]
 
 

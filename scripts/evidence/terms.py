@@ -87,6 +87,13 @@ def uses(card: Card, knowledge: Knowledge) -> dict[str, str]:
     return {use: min((each[use] for each in verdicts), key=ORDER.index) for use in all_uses(knowledge)}
 
 
+def partly(card: Card, knowledge: Knowledge) -> set[str]:
+    """The uses that some release of a model plainly allows, while another one forbids them or sets terms."""
+    verdicts = [row.uses for row in rows_of(card, knowledge)]
+    found = {use: {each[use] for each in verdicts} for use in all_uses(knowledge)}
+    return {use for use, said in found.items() if "yes" in said and said & {"terms", "no"}}
+
+
 def _row(card: Card, release: Release, knowledge: Knowledge) -> Row:
     words = knowledge.library.vocabulary
     code, weights = (_terms(name, Permitted(licence=name), knowledge) for name in (release.code, release.weights))

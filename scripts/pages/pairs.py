@@ -89,7 +89,7 @@ def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {
         "card": card, "hero": knowledge.hero(card), "prose": writer.prose,
-        "uses": terms.uses(card, knowledge),
+        "uses": terms.uses(card, knowledge), "partly": terms.partly(card, knowledge),
         "cons": [each for each in knowledge.cons(card.slug) if not (each.claim.corrected or each.claim.outdated)],
         "pros": [each for each in knowledge.pros(card.slug) if not (each.claim.corrected or each.claim.outdated)],
     }  # fmt: skip
@@ -153,10 +153,12 @@ def _accuracy(cards: tuple[Card, Card], found: list[Row]) -> str:
 def _terms(cards: tuple[Card, Card], uses: list[str], knowledge: Knowledge) -> str:
     """What the licences allow of the one and not of the other."""
     allowed = [{use for use in uses if terms.uses(card, knowledge)[use] == "yes"} for card in cards]
+    some = [card.name for card in cards if terms.partly(card, knowledge)]
+    but = f", though not all weights of {' and '.join(some)}" if some else ""
     if allowed[0] == allowed[1]:
-        return f"The licences plainly allow both for {_listed(uses, allowed[0]) or 'no use'}."
+        return f"The licences plainly allow both for {_listed(uses, allowed[0]) or 'no use'}{but}."
     only = [f"{card.name} for {_listed(uses, mine) or 'no use'}" for card, mine in zip(cards, allowed, strict=True)]
-    return f"The licences plainly allow {only[0]}, and {only[1]}."
+    return f"The licences plainly allow {only[0]}, and {only[1]}{but}."
 
 
 def _listed(uses: list[str], allowed: set[str]) -> str:

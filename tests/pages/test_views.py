@@ -143,6 +143,16 @@ def test_the_worst_of_code_and_weights_decides(knowledge: Knowledge) -> None:
     assert rows["detectron2"].uses["closed product"] == "terms"
 
 
+def test_a_use_that_only_some_weights_allow_is_told_as_such(knowledge: Knowledge) -> None:
+    mask2former, vit = (knowledge.library.cards[slug] for slug in ("mask2former", "vit"))
+    assert terms.uses(mask2former, knowledge)["closed product"] == "yes"
+    assert terms.partly(mask2former, knowledge) == {"internal use", "hosted service", "closed product"}
+    assert terms.partly(vit, knowledge) == set()
+    page = model.page(mask2former, knowledge)
+    assert "closed product: some weights" in page
+    assert "research: yes" in page
+
+
 def test_terms_of_training_data_cast_a_doubt_but_no_ban(knowledge: Knowledge) -> None:
     secret = {"Secret": Permitted(licence="CC-BY-NC-4.0")}
     words = knowledge.library.vocabulary.model_copy(update={"datasets": secret})
