@@ -101,7 +101,10 @@
   };
   const by = (id) => document.getElementById(id);
   const controls = [...form.querySelectorAll("select, input")];
-  controls.forEach((control) => { control.value = params.get(control.name) ?? ""; });
+  controls.forEach((control) => {
+    control.value = params.get(control.name) ?? "";
+    if (control.selectedIndex === -1) control.value = ""; // an answer in an old link that is no longer offered
+  });
   const link = ({ slug, name }) => make("a", name, { href: `../models/${slug}/` });
 
   function facts(candidate, answers) {

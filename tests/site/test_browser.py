@@ -206,6 +206,13 @@ def test_an_answer_changes_the_address_and_the_list(page: Page, address: str) ->
     page.wait_for_function("document.querySelectorAll('#choose-out li').length === 0")
 
 
+def test_an_answer_that_is_no_longer_offered_counts_as_none(page: Page, address: str) -> None:
+    page.goto(f"{address}choose/?task=object+detection&use=commercial")
+    page.locator("#choose[data-ready]").wait_for()
+    assert page.locator("#choose [name=use] option:checked").inner_text() == "does not matter"
+    assert page.locator("#choose-fits li").count() > 10
+
+
 @pytest.mark.parametrize("answers", ["", "?task=object+detection"])
 def test_choose_stays_short_and_its_lists_open(answers: str, page: Page, address: str) -> None:
     page.goto(f"{address}choose/{answers}")
