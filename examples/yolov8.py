@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -146,17 +146,14 @@ def task_aligned(output: Output, targets: Targets, most: int = MOST) -> Assignme
 
 if __name__ == "__main__":
     points = grid_points(2) * 16
-    away = (
-        torch.cat([points, 16 + torch.tensor([0.0, 1.0, 2.0, 4.0])[:, None] - points], 1) / 8
-    )  # boxes grow by 0 to 4 px
+    far = 16 + torch.tensor([0.0, 1.0, 2.0, 4.0])[:, None]  # boxes grow by 0 to 4 px
+    away = torch.cat([points, far - points], 1) / 8
     bins = torch.arange(BINS)
     guess = Output(-8 * (bins - away[None, ..., None]).abs(), torch.zeros(1, 4, 1), points, torch.full((4,), 8.0))
     truth = Targets(torch.tensor([[[0.0, 0.0, 16.0, 16.0]]]), torch.zeros(1, 1, dtype=torch.long))
     overlap, learns = box_iou(truth.boxes, guess.boxes)[0, 0], task_aligned(guess, truth).target[0]
-    run.show(
-        "assignment",
-        [{"point": n, "score": 0.5, "IoU": overlap[n].item(), "learns": learns[n].item()} for n in range(4)],
-    )
+    rows = [{"point": n, "score": 0.5, "IoU": overlap[n].item(), "learns": learns[n].item()} for n in range(4)]
+    run.show("assignment", rows)
 
 # %% [markdown]
 # ## One network, several grids
@@ -177,10 +174,8 @@ class YOLO(nn.Module):
             last.bias = nn.Parameter(start.clone())
             return nn.Sequential(conv(inputs, width), conv(width, width), last)
 
-        near, unsure = (
-            -torch.arange(float(BINS)).repeat(4),
-            torch.full((classes,), -math.log(99)),
-        )  # scores start at 0.01
+        near = -torch.arange(float(BINS)).repeat(4)
+        unsure = torch.full((classes,), -math.log(99))  # scores start at 0.01
         self.of_edges = nn.ModuleList(branch(width, box, near) for width in preset.widths[-self.grids :])
         self.of_class = nn.ModuleList(branch(width, score, unsure) for width in preset.widths[-self.grids :])
         self.to(memory_format=torch.channels_last)
@@ -199,10 +194,8 @@ class YOLO(nn.Module):
 
 
 if __name__ == "__main__":
-    preset, benchmark = PRESETS[run.preset], detectors.BENCHMARKS[run.preset]
-    seed_everything(run.seeds[0])
-    model = YOLO(preset, benchmark.classes)
-    said = model(torch.rand(2, 3, benchmark.canvas, benchmark.canvas))
+    benchmark = detectors.BENCHMARKS[run.preset]
+    said = YOLO(PRESETS[run.preset], benchmark.classes)(torch.rand(2, 3, benchmark.canvas, benchmark.canvas))
     run.show("shapes", [{"of two images": a, "shape": str(tuple(b.shape))} for a, b in said._asdict().items()])
 
 # %% [markdown]
@@ -263,8 +256,18 @@ def detect(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     return [suppressed(each) for each in raw(model, images)]
 
 
+@cache
+def train(run: Run, seed: int, rate: float) -> detectors.Trained[nn.Module]:
+    """A detector for this seed, once for the pictures and the experiments."""
+    seed_everything(seed)
+    benchmark = detectors.BENCHMARKS[run.preset]
+    model: nn.Module = YOLO(PRESETS[run.preset], benchmark.classes)
+    return detectors.train(run, benchmark, seed, model, loss_of, detect, learning_rate=rate, what="YOLOv8")
+
+
 if __name__ == "__main__":
-    trained = detectors.train(run, benchmark, run.seeds[0], model, loss_of, detect, learning_rate=RATE, what="YOLOv8")
+    trained = train(run, run.seeds[0], RATE)
+    model = trained.model
     run.show("trained", [{"steps": step, "AP on test scenes (%)": ap} for step, ap in trained.curve[::3]])
 
 # %% [markdown]

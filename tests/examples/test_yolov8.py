@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import detectors
 from lab.boxes import grid_points, suppressed
-from lab.run import Run
+from lab.run import Run, Settings
 from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss
 
@@ -219,6 +219,16 @@ def test_the_file_to_read_uses_what_the_search_chose_and_every_arm_was_searched(
     kept = json.loads((Path(claims.__file__).parent / "yolov8.searches.json").read_text("utf-8"))["learning rate"]
     assert kept["arms"]["yolov8"]["chosen"] == yolov8.RATE
     assert set(kept["arms"]) == set(claims.ARMS)
+
+
+def test_it_is_one_run_that_trains_the_first_seed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(detectors, "train", lambda run, benchmark, seed, *rest, **more: calls.append(seed))
+    monkeypatch.setattr(claims, "rates", lambda run: dict.fromkeys(claims.ARMS, yolov8.RATE))
+    run = Run("yolov8", Settings("smoke", torch.device("cpu"), (0, 1), tmp_path, "random"))
+    yolov8.train(run, 0, yolov8.RATE)
+    claims.trained(run, "yolov8")
+    assert calls == [0, 1]
 
 
 def test_what_nothing_finds_is_undefined_and_not_zero() -> None:
