@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -225,7 +225,7 @@ def training_batches(count: int, preset: Preset, seed: int, device: torch.device
         yield 2 * placed(images, CANVAS, generator) - 1, labels
 
 
-def train(model: nn.Module, run: Run, count: int, seed: int, rate: float = RATE) -> list[float]:
+def train(model: nn.Module, run: Run, count: int, seed: int, rate: float) -> list[float]:
     """Trains on `count` digits; returns the loss of each step."""
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -236,10 +236,16 @@ def train(model: nn.Module, run: Run, count: int, seed: int, rate: float = RATE)
     return fit(model, batches, loss, steps=preset.steps, learning_rate=rate * preset.rate, device=device)
 
 
+@cache
+def trained_vit(run: Run, count: int, seed: int, rate: float) -> tuple[ViT, list[float]]:
+    """The ViT of a seed and the loss of each step, once for the pictures and the experiments."""
+    seed_everything(seed)
+    model = build(PRESETS[run.preset])
+    return model, train(model, run, count, seed, rate)
+
+
 if __name__ == "__main__":
-    seed_everything(run.seeds[0])
-    model = build(preset)
-    losses = train(model, run, preset.sizes[-1], run.seeds[0])
+    model, losses = trained_vit(run, preset.sizes[-1], run.seeds[0], RATE)
     images, labels = digits_at_places("test", DIGIT, CANVAS, places=1)
     with torch.inference_mode():
         right = 100 * accuracy(model((2 * images - 1).to(run.device)).cpu(), labels)

@@ -21,7 +21,7 @@ from lab.training import count_parameters, seed_everything
 from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
-from vit import CANVAS, CLASSES, DIGIT, PRESETS, ViT, build, patches_from_images, train
+from vit import CANVAS, CLASSES, DIGIT, PRESETS, ViT, build, patches_from_images, train, trained_vit
 
 ARMS = {"vit": "ViT", "cnn": "CNN", "hybrid": "ViT with conv stem"}
 WITHOUT = "vit_without_positions"
@@ -88,8 +88,11 @@ class Trained(NamedTuple):
 
 def fit(run: Run, arm: str, count: int, seed: int, rate: float) -> Trained:
     seed_everything(seed)
-    model = build_arm(arm, run.preset)
-    losses = train(model, run, count, seed, rate)
+    model: nn.Module = build_arm(arm, run.preset)
+    if arm == "vit":
+        model, losses = trained_vit(run, count, seed, rate)
+    else:
+        losses = train(model, run, count, seed, rate)
     return Trained(model, float(np.mean(losses[-max(1, len(losses) // 20) :])))
 
 

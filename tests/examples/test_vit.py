@@ -12,6 +12,7 @@ import torch
 import vit
 from claims import vit as claims
 from lab.data.digits import digits, placed
+from lab.run import Run, Settings
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -177,6 +178,17 @@ def test_the_file_to_read_uses_what_the_search_chose_and_all_arms_were_searched(
     kept = json.loads((Path(claims.__file__).parent / "vit.searches.json").read_text("utf-8"))["learning rate"]
     assert kept["arms"]["vit"]["chosen"] == vit.RATE
     assert set(kept["arms"]) == {*claims.ARMS, claims.WITHOUT}
+
+
+def test_it_is_one_run_that_trains_the_first_seed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(vit, "train", lambda model, run, count, seed, rate: calls.append(seed) or [0.0])
+    monkeypatch.setattr(claims, "rates_of", lambda run: {"vit": vit.RATE})
+    run = Run("vit", Settings("smoke", torch.device("cpu"), (0, 1), tmp_path, "random"))
+    count = vit.PRESETS["smoke"].sizes[-1]
+    first, _ = vit.trained_vit(run, count, 0, vit.RATE)
+    assert claims.trained(run, "vit", count)[0].model is first
+    assert calls == [0, 1]
 
 
 def test_the_published_vit_looks_at_a_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
