@@ -32,6 +32,7 @@ LONGER = {
     "sam2": "memory bank, memory attention and the pass through a clip are written out, since no library has them apart",
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "d-fine": "steps, distributions, what they learn and a decoder that looks again are written out, each with its equation",
+    "rt-detr": "a whole detector: hybrid encoder, a score that knows its box, queries and layers, each with its equation",
     "convnext": "blocks of both versions, response normalisation and the pyramid are written out, so that timm's weights fit in",
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
     "dinov2": "crops, teacher, both halves of what keeps answers apart, and the published weights are written out",
