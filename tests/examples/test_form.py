@@ -35,6 +35,7 @@ LONGER = {
     "d-fine": "steps, distributions, what they learn and a decoder that looks again are written out, each with its equation",
     "rt-detr": "a whole detector: hybrid encoder, a score that knows its box, queries and layers, each with its equation",
     "convnext": "blocks of both versions, response normalisation and the pyramid are written out, so that timm's weights fit in",
+    "nnunet": "four rules, each with its equation, the network that follows from them, its loss, folds and mirrored copies",
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
     "dinov2": "crops, teacher, both halves of what keeps answers apart, and the published weights are written out",
     "optimized-unet": "heads, loss, mirrored copies and clean-up are four ideas, each with what it gives",
