@@ -31,6 +31,7 @@ LONGER = {
     "centernet": "three poolings along lines, tags and the check of the centre, each with its equation",
     "sam2": "memory bank, memory attention and the pass through a clip are written out, since no library has them apart",
     "v-jepa2": "tubelets, masks, encoder, predictor, teacher and what reads features are written out; no library trains it",
+    "sam3": "a detector of concepts with its presence token, who pays for what, and pictures of three answers of each scene",
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "d-fine": "steps, distributions, what they learn and a decoder that looks again are written out, each with its equation",
     "rt-detr": "a whole detector: hybrid encoder, a score that knows its box, queries and layers, each with its equation",
