@@ -290,7 +290,7 @@ if __name__ == "__main__":
     answers = ask(model, Seen(*(each[which.to(each.device)] for each in seen)), towers.text, phrases)
     run.figure("found", partial(draw_found, images=test.images[which], asked=phrases, found=answers),
                caption="Test scenes asked for three phrases: a name, one word that names two things, and a phrase that shares a "
-               "word with a thing but names none. What is found is bright.",
+               "word with a thing but names none. What is found is bright; not all of it is right.",
                alt="Scenes of coloured shapes in three columns, each dimmed but for what the phrase above it names.")  # fmt: skip
 
 # %% [markdown]
