@@ -23,6 +23,7 @@ LONGER = {
     "faster-rcnn": "a whole two-stage detector, each stage with its loss, since no library trains one for a batch at once",
     "detr": "a whole detector: matching, set loss, encoder and decoder, each with its equation",
     "improved-mask-rcnn": "three repairs, each with a head and a loss of its own that no library has apart",
+    "mask-dino": "masks, selection of queries, denoising, and a matching and a loss of three parts, each written out",
     "vit": "patches, attention, block and model are written out, so that timm's weights fit into them",
     "lora": "the update, how it gets into a network, pretraining and adaptation are all written out",
     "swin": "windows, shift, mask, bias, block and pyramid are written out, so that timm's weights fit into them",
@@ -61,6 +62,10 @@ def filled(path: Path) -> int:
 
 def is_guard(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def test_every_example_has_a_file_that_tests() -> None:
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == SLUGS
 
 
 def test_golden_names_all_examples() -> None:
