@@ -36,6 +36,7 @@ LONGER = {
     "grounding-dino": "a whole detector with words: text, fusion, selection of queries and contrast, each with its equation",
     "d-fine": "steps, distributions, what they learn and a decoder that looks again are written out, each with its equation",
     "rt-detr": "a whole detector: hybrid encoder, a score that knows its box, queries and layers, each with its equation",
+    "co-detr": "a whole detector, a helper with a rule of its own, and its queries, each with its loss",
     "convnext": "blocks of both versions, response normalisation and the pyramid are written out, so that timm's weights fit in",
     "nnunet": "four rules, each with its equation, the network that follows from them, its loss, folds and mirrored copies",
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
