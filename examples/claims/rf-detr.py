@@ -56,22 +56,25 @@ def ranks_kept(run: Run, *, best: bool) -> torch.Tensor:
 def scores_of(run: Run) -> Scores:
     """The AP of each arm after every number of layers, and with fewer queries."""
     preset, scenes = example.PRESETS[run.preset], [example.scenes_of(run, "test", seed) for seed in run.seeds]
-    images, outcomes = torch.stack([each.images for each in scenes]), {}
+    images = torch.stack([each.images for each in scenes])
+    outcomes: dict[str, list[dict[str, float]]] = {}
     for arm in ARMS:
         networks = example.train(run, run.seeds, PAID[arm], rates_of(run)[arm])
         said = example.predicted(networks, images)
         best, spread = (example.predicted(networks, images, ranks=ranks_kept(run, best=best)) for best in (True, False))
-        outcomes[arm] = [
-            {f"layers{layer}": example.ap(said[i], layer, each) for layer in range(preset.layers + 1)}
-            | {
-                "all": example.ap(said[i], preset.layers, each),
-                "few": example.ap(said[i], FEW, each),
-                "best": example.ap(best[i], preset.layers, each),
-                "spread": example.ap(spread[i], preset.layers, each),
-                "suppressed": example.ap(said[i], preset.layers, each, suppress=True),
-            }
-            for i, each in enumerate(scenes)
-        ]
+        outcomes[arm] = []
+        for i, each in enumerate(scenes):
+            by_layer = [example.ap(said[i], layer, each) for layer in range(preset.layers + 1)]
+            outcomes[arm].append(
+                {f"layers{layer}": value for layer, value in enumerate(by_layer)}
+                | {
+                    "all": by_layer[-1],
+                    "few": by_layer[FEW],
+                    "best": example.ap(best[i], preset.layers, each),
+                    "spread": example.ap(spread[i], preset.layers, each),
+                    "suppressed": example.ap(said[i], preset.layers, each, suppress=True),
+                }
+            )
     scores = Scores(run.seeds, outcomes)
     if run.preset != "smoke":
         scores.floor(*FLOOR[:1], "all", FLOOR[1], ARMS)
