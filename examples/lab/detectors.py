@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -89,11 +89,15 @@ def opened(
     return study.opened(run, experiment, data=data, sizes=sizes, steps=sum(benchmark.steps), floor=floor, **more)
 
 
+_made = lru_cache(maxsize=6)(make_scenes)
+"""All arms train on the same scenes: those of three seeds are kept, to train and to test."""
+
+
 def scenes_of(benchmark: Benchmark, split: Split, seed: int, stress: Stress | None = None) -> Scenes:
     """The scenes of a split, or those of the same kind under a stress."""
     count = benchmark.stressed if stress else benchmark.scenes[0] if split == "train" else benchmark.scenes[1]
     canvas, objects, classes = benchmark.canvas, benchmark.objects, benchmark.classes
-    return make_scenes(split, count, seed=seed, canvas=canvas, objects=objects, classes=classes, stress=stress)
+    return _made(split, count, seed=seed, canvas=canvas, objects=objects, classes=classes, stress=stress)
 
 
 @dataclass(frozen=True)
