@@ -38,9 +38,7 @@ RATE = 4e-3  # peak learning rate, see claims/rt-detr.searches.json
 CLASS = 2.0  # weight of the class in the cost of a match, and of its loss beside those of the boxes
 SURE = 0.5  # lowest score of a box that is shown
 PRIOR = 0.3  # side of the box that an untrained head predicts, relative to the picture
-SYNCHRONISATIONS_PER_STEP = (
-    6  # costs of places, of layers and, in the claims, of a second score go to the CPU, and back
-)
+SYNCHRONISATIONS_PER_STEP = 6  # each matching asks the CPU and waits: places, layers, in the claims a second score
 
 
 class Preset(NamedTuple):
