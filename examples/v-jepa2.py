@@ -343,6 +343,6 @@ if __name__ == "__main__":
 # - Grey clips of 4 frames with one digit, 32 tubelets and tens of thousands of parameters, where the paper has millions of
 #   videos and up to a billion. Noise stands for all that cannot be foreseen. This tests the mechanism, not published figures.
 # - One block is hidden, a bit more than half of a clip; the paper hides several, nine tenths in all, in two ways.
-# - Positions are learned, not rotary; the momentum is lower, since steps are few; the target is brought to one scale over a
-#   batch, where the paper normalises each feature; there is no phase at higher resolution.
+# - Positions are learned, not rotary; the momentum is lower; there is no phase at higher resolution. The target is brought to
+#   one scale over a batch: normed token by token, as in the paper, it fell into hardly more than one dimension here.
 # - The readout is linear, on the mean of the features; the paper's is a probe with attention. V-JEPA 2-AC is left out.
