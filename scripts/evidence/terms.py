@@ -88,10 +88,11 @@ def uses(card: Card, knowledge: Knowledge) -> dict[str, str]:
 
 
 def partly(card: Card, knowledge: Knowledge) -> set[str]:
-    """The uses that some release of a model plainly allows, while another one forbids them or sets terms."""
-    verdicts = [row.uses for row in rows_of(card, knowledge)]
-    found = {use: {each[use] for each in verdicts} for use in all_uses(knowledge)}
-    return {use for use, said in found.items() if "yes" in said and said & {"terms", "no"}}
+    """The uses that a model plainly allows in some way, while weights that one can load forbid them or set terms."""
+    loaded = {checkpoint.release for checkpoint in card.checkpoints.values()}
+    verdicts = [row.uses for row in rows_of(card, knowledge) if row.release.name in loaded]
+    short = {use for each in verdicts for use, verdict in each.items() if verdict in ("terms", "no")}
+    return {use for use, verdict in uses(card, knowledge).items() if verdict == "yes"} & short
 
 
 def _row(card: Card, release: Release, knowledge: Knowledge) -> Row:

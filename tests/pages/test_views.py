@@ -144,12 +144,14 @@ def test_the_worst_of_code_and_weights_decides(knowledge: Knowledge) -> None:
 
 
 def test_a_use_that_only_some_weights_allow_is_told_as_such(knowledge: Knowledge) -> None:
-    mask2former, vit = (knowledge.library.cards[slug] for slug in ("mask2former", "vit"))
+    mask2former, vit, yolo = (knowledge.library.cards[slug] for slug in ("mask2former", "vit", "yolo26"))
     assert terms.uses(mask2former, knowledge)["closed product"] == "yes"
     assert terms.partly(mask2former, knowledge) == {"internal use", "hosted service", "closed product"}
-    assert terms.partly(vit, knowledge) == set()
+    assert terms.partly(vit, knowledge) == terms.partly(yolo, knowledge) == set(), (
+        "one licence of weights that have two"
+    )
     page = model.page(mask2former, knowledge)
-    assert "closed product: some weights" in page
+    assert "closed product: not all weights" in page
     assert "research: yes" in page
 
 
