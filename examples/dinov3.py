@@ -167,8 +167,12 @@ if __name__ == "__main__":
 
 # %%
 def draw_all(style: Style, pictures: list[Tensor], backbones: dict[str, Any]) -> Figure:
-    figure = dinov2.draw_components(style, pictures, backbones)
-    figure.set_size_inches(5.4, 8.6)  # for two rows more than in DINOv2's example
+    """A row for each picture (H, W): itself, and the components of every backbone."""
+    figure, axes = panels(len(pictures), 1 + len(backbones), width=5.4, height=3.8)
+    for index, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
+        maps = {name: dinov2.components(dinov2.dense(each, picture)) for name, each in backbones.items()}
+        for ax, (name, image) in zip(row, ({"photograph": picture} | maps).items(), strict=True):
+            show_image(ax, image, name.replace(" ", "\n").replace("-", "-\n") if index == 0 else None)
     return figure
 
 
@@ -179,7 +183,7 @@ if __name__ == "__main__":
         partial(draw_all, pictures=pictures, backbones=backbones),
         caption="Photographs, and the principal components of their features as colours, of a small network in three states and "
         "of the large one.",
-        alt="A cat, a cup of coffee and a stained tissue; below each coloured maps of features of four networks.",
+        alt="A cat, a cup of coffee and a stained tissue; beside each coloured maps of features of four networks.",
     )
 
 # %% [markdown]
