@@ -124,11 +124,7 @@ class Detector(nn.Module):
 @torch.no_grad()
 def one_to_one(found: Found, targets: Targets) -> Tensor:
     """owner (B, N): the object that each box is matched with, -1 for none."""
-    ours, theirs = found.boxes[:, :, None], targets.boxes[:, None]  # (B, N, 1, 4), (B, 1, M, 4)
-    labels = targets.labels[:, None].expand(-1, found.logits.shape[1], -1)  # (B, N, M)
-    right = nn.functional.pad(found.logits.sigmoid(), (0, 1)).gather(2, labels)  # probability of the right class
-    cost = L1 * (ours - theirs).abs().sum(-1) - GIOU * generalized_iou(ours, theirs) - CLASS * right
-    return hungarian(cost.masked_fill(labels == K, torch.inf))
+    return hungarian(shapes.matching_cost(found, targets, L1, GIOU, CLASS))
 
 
 if __name__ == "__main__":

@@ -205,20 +205,13 @@ def published_components(image: Any, side: int = 512) -> Tensor:
     return dinov2.components(patches.unflatten(0, (side // model.config.patch_size, -1)))
 
 
-def draw_own(style: Style, image: Any, colours: Tensor) -> Figure:
-    figure, axes = panels(1, 2, width=5.4, height=3.0)
-    show_image(axes[0, 0], image.resize((512, 512)))
-    show_image(axes[0, 1], colours)
-    return figure
-
-
 if __name__ == "__main__":
     photograph = weights.picture(run, "cat")
     colours = weights.published(run, PUBLISHED, partial(published_components, photograph), megabytes=86)
     if colours is not None:
         run.figure(
             "your_own_image",
-            partial(draw_own, image=photograph, colours=colours),
+            partial(dinov2.draw_own, image=photograph, colours=colours),
             caption=f"The first three principal components of the patch features of {PUBLISHED}, as colours.",
             alt="A photograph, and the coloured map of its patch features.",
         )

@@ -23,7 +23,7 @@ from lab.data.scenes import STRESSES, Scenes, Stress, make_scenes
 from lab.figures import Style, draw_boxes, panels, show_image
 from lab.metrics import Objects, average_precision, detections_per_object
 from lab.run import Experiment, Run
-from lab.training import count_parameters, fit, minibatches, seed_everything
+from lab.training import count_parameters, fit, minibatches
 
 M = TypeVar("M", bound=nn.Module)
 Detect = Callable[[M, Tensor], list[dict[str, Tensor]]]
@@ -152,25 +152,6 @@ def train(
     learn(steps=last, learning_rate=learning_rate / 10, warmup=0, every=last)
     final = steps + last
     return Trained(model, test, [*curve[:-1], (final, curve[-1][1])])
-
-
-def train_all(
-    run: Run,
-    benchmark: Benchmark,
-    build: Callable[[], M],
-    loss: Callable[[M, Scenes], Tensor],
-    detect: Detect[M],
-    *,
-    learning_rate: float,
-    what: str,
-) -> list[Trained[M]]:
-    """One detector for each seed of the run; see `train`."""
-    trained = []
-    for seed in run.seeds:
-        seed_everything(seed)
-        named = f"{what}, seed {seed}"
-        trained.append(train(run, benchmark, seed, build(), loss, detect, learning_rate=learning_rate, what=named))
-    return trained
 
 
 @torch.inference_mode()

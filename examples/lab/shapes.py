@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab import metrics
-from lab.boxes import Targets, suppressed, xyxy_from_cxcywh
+from lab.boxes import Targets, generalized_iou, suppressed, xyxy_from_cxcywh
 from lab.data.named import NAMES, SHAPES, SIDE, Named
 
 K = len(SHAPES)
@@ -25,6 +25,15 @@ class Found(NamedTuple):
 def things(scenes: Named) -> Targets:
     """The things of scenes by their shape, K where padded."""
     return Targets(scenes.boxes, torch.where(scenes.labels == len(NAMES), K, scenes.labels % K))
+
+
+def matching_cost(found: Found, targets: Targets, l1: float, giou: float, label: float) -> Tensor:
+    """Cost (B, N, M) of a match, with weights for the boxes and for the probability of the right class; infinite for padding."""
+    ours, theirs = found.boxes[:, :, None], targets.boxes[:, None]  # (B, N, 1, 4), (B, 1, M, 4)
+    labels = targets.labels[:, None].expand(-1, found.logits.shape[1], -1)  # (B, N, M)
+    right = nn.functional.pad(found.logits.sigmoid(), (0, 1)).gather(2, labels)  # probability of the right class
+    cost = l1 * (ours - theirs).abs().sum(-1) - giou * generalized_iou(ours, theirs) - label * right
+    return cost.masked_fill(labels == K, torch.inf)
 
 
 def ap(found: Found, scenes: Named, suppress: bool = False) -> float:

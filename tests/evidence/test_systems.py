@@ -172,8 +172,8 @@ def in_charts(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
 
 
 RANKED = re.compile(
-    r'<tr><td>[^<]*</td><th scope="row"><a href="(?:\.\./)+models/([^/]+)/">([^<]+)</a></th><td>([^<]+)</td>'
-    r'<td>([^<]*)</td><td>([^<]*)</td><td><a href="(?:\.\./)+models/[^/]+/#table-([^"]+)">'
+    r'<tr><td>[^<]*</td><th scope="row"><a href="(?:\.\./){1,2}models/([^/]+)/">([^<]+)</a></th><td>([^<]+)</td>'
+    r'<td>([^<]*)</td><td>([^<]*)</td><td><a href="(?:\.\./){1,2}models/[^/]+/#table-([^"]+)">'
 )
 
 
