@@ -51,8 +51,9 @@ class Server:
         settings = {"yaml": {"validate": True, "hover": True, "completion": True, "schemaStore": {"enable": False}}}
         self._send({"method": "workspace/didChangeConfiguration", "params": {"settings": settings}})
 
-    def open(self, name: str, text: str) -> str:
-        uri = (self.folder / name).as_uri()
+    def open(self, text: str) -> str:
+        """Open a card under a name of its own."""
+        uri = (self.folder / f"card-{next(self._numbers)}.yml").as_uri()
         document = {"uri": uri, "languageId": "yaml", "version": 1, "text": text}
         self._send({"method": "textDocument/didOpen", "params": {"textDocument": document}})
         return uri
@@ -106,10 +107,11 @@ class Server:
         return message
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    shutil.copy(ROOT / "model_cards/card.schema.json", tmp_path)
-    opened = Server(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("cards")
+    shutil.copy(ROOT / "model_cards/card.schema.json", folder)
+    opened = Server(folder)
     yield opened
     opened.close()
 
@@ -119,7 +121,7 @@ CARD = (TINY / "model_cards/alpha.yml").read_text("utf-8")
 
 @needs_node_tools
 def test_the_server_finds_nothing_wrong_with_a_good_card(server: Server) -> None:
-    assert server.problems(server.open("alpha.yml", CARD)) == []
+    assert server.problems(server.open(CARD)) == []
 
 
 @needs_node_tools
@@ -135,7 +137,7 @@ def test_the_server_finds_nothing_wrong_with_a_good_card(server: Server) -> None
 def test_the_server_shows_a_mistake_where_it_stands(old: str, new: str, said: str, server: Server) -> None:
     assert CARD.count(old) == 1
     text = CARD.replace(old, new)
-    found = server.problems(server.open("alpha.yml", text))
+    found = server.problems(server.open(text))
     line = text[: text.index(new)].count("\n")
     assert any(said in problem["message"] for problem in found), found
     assert line in {problem["range"]["start"]["line"] for problem in found} or said == "purpse"
@@ -144,7 +146,7 @@ def test_the_server_shows_a_mistake_where_it_stands(old: str, new: str, said: st
 @needs_node_tools
 def test_the_server_completes_fields_with_their_help_and_values(server: Server) -> None:
     text = "# yaml-language-server: $schema=card.schema.json\nname: X\nfamily: \nlicences:\n  co\nreferences:\n  x:\n    type: \n"
-    uri = server.open("x.yml", text)
+    uri = server.open(text)
     kinds = {item["label"] for item in server.at("completion", uri, 7, 10)["items"]}
     assert {"article", "preprint", "software"} <= kinds
     inner = {item["label"]: item for item in server.at("completion", uri, 4, 4)["items"]}
@@ -155,6 +157,6 @@ def test_the_server_completes_fields_with_their_help_and_values(server: Server) 
 
 @needs_node_tools
 def test_the_server_explains_a_field_under_the_pointer(server: Server) -> None:
-    uri = server.open("alpha.yml", CARD)
+    uri = server.open(CARD)
     line = CARD[: CARD.index("purpose:")].count("\n")
     assert "What it is for, one or two sentences." in json.dumps(server.at("hover", uri, line, 2))

@@ -35,10 +35,13 @@ def test_a_model_with_a_hero_has_a_picture_and_every_other_page_that_of_the_site
 def test_a_picture_is_drawn_again_only_where_what_it_shows_changed(
     tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command("run")
-    command("render")
     drawn: list[str] = []
     monkeypatch.setattr(render, "_jpeg", lambda svg: drawn.append(svg) or b"made")
+    tiny.kept.unlink()  # else what other tests drew is there
+    command("run")
+    command("render")
+    assert len(drawn) == 2
+    drawn.clear()
     command("render")
     assert drawn == []
     card = tiny.cards / "alpha.yml"
