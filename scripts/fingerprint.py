@@ -59,13 +59,15 @@ def local_imports(project: Project, script: Path, root: Path) -> set[Path]:
     """All modules below `root` that a script imports, directly or through others; none of a file of data."""
     found: set[Path] = set()
     modules: set[str] = set()
+    within = {name.partition(".")[0] for name in os.listdir(root)}  # what most imports name is not: libraries
     queue = [script] if script.suffix == ".py" else []
     while queue:
         path = queue.pop()
         package = path.relative_to(root).parent.parts
         named = _kept_names(project.kept, _content(path, path.stat().st_mtime_ns), package) - modules
         modules |= named
-        new = {file for module in named for file in _module_files(module, root)} - found
+        own = [module for module in named if module.partition(".")[0] in within]
+        new = {file for module in own for file in _module_files(module, root)} - found
         found |= new
         queue += new
     return found - {script}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,14 @@ class Library:
 
     def names(self, kind: str) -> set[str]:
         """All tasks or metrics, also those whose entry is broken: that is told where it stands, not at each use."""
-        positions = self.word_sources[kind].positions if kind in self.word_sources else {}
-        return {str(where[1]) for where in positions if len(where) == 2 and where[0] == kind}
+        return self._names.get(kind, set())
+
+    @functools.cached_property
+    def _names(self) -> dict[str, set[str]]:
+        return {
+            kind: {str(where[1]) for where in source.positions if len(where) == 2 and where[0] == kind}
+            for kind, source in self.word_sources.items()
+        }
 
 
 def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, list[Problem]]:

@@ -7,6 +7,7 @@ Choose all join figures by the functions here, and by nothing else.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from scripts.architectures.latency import Latency
 from scripts.cards.library import Library
 from scripts.cards.values import si
 from scripts.evidence.knowledge import Knowledge
-from scripts.evidence.published import Published, index, numbers_of
+from scripts.evidence.published import Published, numbers_of
 
 SizeMetric = Literal["parameters", "macs"]
 SIZES: tuple[SizeMetric, ...] = ("parameters", "macs")
@@ -74,13 +75,21 @@ def is_one(a: System, b: System, *, with_input: bool = True) -> bool:
 
 def published_with(library: Library, number: Published, metric: str) -> Iterator[Published]:
     """Published figures of a metric that are of the number's system: of its own row first, then of other rows."""
-    same_metric = [each for each in index(library)[number.card][number.variant] if each.metric == metric]
-    own = [each for each in same_metric if each.table == number.table]
-    yield from own
-    mine, with_input = system_of(number), metric != "parameters"
-    for each in same_metric:
-        if each not in own and is_one(mine, system_of(each), with_input=with_input):
-            yield each
+    same_metric = _by_metric(library).get((number.card, number.variant, metric), [])
+    yield from (each for each, _ in same_metric if each.table == number.table)
+    others = [(each, system) for each, system in same_metric if each.table != number.table]
+    mine = system_of(number) if others else None
+    yield from (each for each, system in others if mine and is_one(mine, system, with_input=metric != "parameters"))
+
+
+@functools.lru_cache(maxsize=2)
+def _by_metric(library: Library) -> dict[tuple[str, str, str], list[tuple[Published, System]]]:
+    """The numbers of all cards, each with its system, by card, variant and metric."""
+    found: dict[tuple[str, str, str], list[tuple[Published, System]]] = {}
+    for slug in library.cards:
+        for number in numbers_of(library, slug):
+            found.setdefault((slug, number.variant, number.metric), []).append((number, system_of(number)))
+    return found
 
 
 def cost(knowledge: Knowledge, number: Published, metric: SizeMetric) -> Cost | None:

@@ -6,6 +6,7 @@ under equal conditions; each group of figures that may be ranked has its frontie
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from scripts.evidence.published import Published, comparability
 from scripts.evidence.systems import SIZES, cost, system_of, times
 from scripts.pages.chart_style import SCHEMES, SHAPES, Scheme, config, room, ticks
 from scripts.pages.environment import template
-from scripts.pages.labels import Named, placed
+from scripts.pages.labels import Named, Side, placed
 from scripts.pages.systems import system_name
 from scripts.pages.writer import common
 
@@ -67,6 +68,11 @@ class Chart:
     def models(self) -> list[str]:
         """Names of the models, in the order of their colours."""
         return sorted({point["model"] for point in self.points})
+
+    @functools.cached_property
+    def names(self) -> dict[Side, list[Named]]:
+        """The names of the points beside which there is room."""
+        return placed(self.points, self.domain, (WIDTH, HEIGHT))
 
     @property
     def domain(self) -> tuple[list[float], list[float]]:
@@ -231,7 +237,7 @@ def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
 
 def _labelled(chart: Chart, colours: Scheme) -> Iterator[dict[str, object]]:
     """The names of the points beside which there is room, one layer for each side."""
-    for side, texts in placed(chart.points, chart.domain, (WIDTH, HEIGHT)).items():
+    for side, texts in chart.names.items():
         mark = {
             "type": "text",
             "fontSize": 10,
