@@ -15,10 +15,18 @@ def best(card: Card, knowledge: Knowledge) -> str | None:
 
     Of equals, the first one that loads with a snippet and without asking for access.
     """
+    return next(iter(_from_the_best(card, knowledge)), None)
+
+
+def best_with_snippet(card: Card, knowledge: Knowledge) -> str | None:
+    """The same of the checkpoints that load with a snippet."""
+    return next((key for key in _from_the_best(card, knowledge) if snippet(card.checkpoints[key])), None)
+
+
+def _from_the_best(card: Card, knowledge: Knowledge) -> list[str]:
     figures = _on_the_benchmark(card, knowledge) or _on_the_first_measure(card, knowledge)
-    if not figures:
-        return next(iter(_first_task(card)), None)
-    return max(figures, key=lambda key: (figures[key], _is_easy(card.checkpoints[key])))
+    order = sorted(figures, key=lambda key: (figures[key], _is_easy(card.checkpoints[key])), reverse=True)
+    return order or list(_first_task(card))
 
 
 def _first_task(card: Card) -> dict[str, Checkpoint]:

@@ -10,7 +10,7 @@ from scripts.cards.releases import Checkpoint, Input
 from scripts.cards.schema import Card
 from scripts.checkpoints.snippets import snippet
 from scripts.evidence.knowledge import Knowledge
-from scripts.exports.checkpoints import best, release_of
+from scripts.exports.checkpoints import best, best_with_snippet, release_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def view(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
     if not card.checkpoints:
         return None
     shown = {key: _loaded(key, checkpoint, card) for key, checkpoint in card.checkpoints.items()}
-    first = best(card, knowledge)
+    first, easy = best(card, knowledge), best_with_snippet(card, knowledge)
     assert first is not None
-    return {"best": shown[first], "all": list(shown.values())}
+    return {"best": shown[first], "easy": shown[easy] if easy else None, "all": list(shown.values())}
 
 
 def _loaded(key: str, checkpoint: Checkpoint, card: Card) -> Loaded:

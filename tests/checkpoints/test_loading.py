@@ -82,6 +82,15 @@ def test_the_page_shows_the_snippet_of_the_best_and_folds_the_rest(tiny: Project
     assert "32 x 32<br><small>RGB in [0, 1], mean 0.5 0.5 0.5, sides divisible by 8" in section
 
 
+def test_where_the_best_has_no_snippet_the_best_that_has_one_stands_beside_it(tiny: Project, command: Command) -> None:
+    add(tiny, ("first", "base", "false", "mmdet"), ("second", "small", "false", "timm"))
+    assert command("render").returncode == 0
+    section = (tiny.docs / "models/alpha.md").read_text("utf-8").partition("## Load it")[2].partition("<details")[0]
+    places = [section.index(part) for part in ("<strong>first</strong>", "<strong>second</strong>", "```python")]
+    assert places == sorted(places)
+    assert section.count("```python") == 1
+
+
 def test_programs_get_each_checkpoint_with_licence_and_snippet(tiny: Project, command: Command) -> None:
     add(tiny, ("first", "small", "true", "mmdet"), ("second", "base", "false", "timm"))
     assert command("render").returncode == 0
