@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from detr import hungarian
 from lab import boxes, data, weights
-from lab.data.phrases import FAR, NEAR, PHRASES, SAID, SINGLE, THERE, Scenes, concepts, draw, scenes
+from lab.data.phrases import FAR, NEAR, PHRASES, SAID, THERE, chosen, draw, scenes
 from lab.figures import Figure, Style, panels, show_image
 from lab.run import Run
 from lab.towers import GRID, Seen, Towers, named_pixels, see, trained_towers
@@ -66,15 +66,30 @@ PRESETS = {
 # %%
 HARD, EASY = (THERE, THERE, FAR, NEAR), (THERE, THERE, FAR, FAR)  # what a step asks about each scene
 
+
+def draw_answers(style: Style, images: Tensor, inside: Tensor, titles: list[str]) -> Figure:
+    """Pictures (n, 3, S, S), dimmed but for what each of three phrases has as its answer (n, 3, S, S)."""
+    figure, axes = panels(len(images), 3, width=5.4, height=2.15 * len(images))
+    for place, (ax, title) in enumerate(zip(axes.flat, titles, strict=True)):
+        scene, phrase = divmod(place, 3)
+        show_image(ax, images[scene] * (0.3 + 0.7 * inside[scene, phrase]), title)
+    return figure
+
+
 if __name__ == "__main__":
     needs = {"memory_gb": 12, "minutes": 60, "card": "one GPU", "estimate": True}
     run = Run.start("sam3", pretrained=True, needs=needs)
     preset = PRESETS[run.preset]
-    _, chance = concepts(torch.tensor([[SAID.index("red ring"), SAID.index("red disc")]]))
-    rows = zip(("there", "near", "far"), chance[0] > 0, strict=True)
-    run.show("phrases", [{"in a scene of a red ring and a red disc": kind, "phrases": int(which.sum()),
-                          "such as": ", ".join([said for said, each in zip(SAID, which, strict=True) if each][-3:])}
-                         for kind, which in rows])  # fmt: skip
+    test = scenes("test", preset.scenes[1], run.seeds[0])
+    which, phrases = chosen(test)
+    named = test.names[which].gather(1, phrases[..., None].expand(-1, -1, test.names.shape[-1]))  # (n, 3, M)
+    answer = nn.functional.interpolate((named[..., None, None] * test.masks[which, None]).amax(2), scale_factor=2.0)
+    titles = [f"{SAID[phrase]}\nnames {things or 'nothing'}"
+              for phrase, things in zip(phrases.flatten(), named.sum(-1).flatten(), strict=True)]  # fmt: skip
+    run.figure("asked", partial(draw_answers, images=test.images[which[:2]], inside=answer[:2], titles=titles[:6]),
+               caption="What is asked: three phrases about each of two scenes. The answer to a phrase is all that it names, here "
+               "bright: one thing, several, or nothing, though there is a thing that shares a word with it.",
+               alt="Scenes of coloured shapes in three columns, each dimmed but for what the phrase above it names.")  # fmt: skip
 
 # %% [markdown]
 # ## Two towers that were trained together
@@ -100,7 +115,7 @@ def seen_of(run: Run, seed: int, split: data.Split) -> Seen:
 
 if __name__ == "__main__":
     towers, seen = towers_of(run, run.seeds[0]), seen_of(run, run.seeds[0], "test")
-    test, similar = scenes("test", preset.scenes[1], run.seeds[0]), towers.similarity(seen.pixels).sigmoid().cpu()
+    similar = towers.similarity(seen.pixels).sigmoid().cpu()
     called = named_pixels(test.labels, test.masks) > 0.5
     run.show("similarity", [{"a word and": what, "mean similarity": similar[where].mean().item()}
                             for what, where in (("a pixel that it names", called), ("any other", ~called))])  # fmt: skip
@@ -265,30 +280,18 @@ if __name__ == "__main__":
 
 
 # %%
-def chosen(scenes: Scenes, count: int = 3) -> tuple[Tensor, Tensor]:
-    """The first scenes where one word names two things (count,), and their phrases (count, 3): a name, that word, a near one."""
-    two = scenes.names[:, SINGLE:].sum(-1) > 1  # (n, W)
-    which = two.any(-1).nonzero()[:count, 0]
-    name, near = (scenes.chance[which, kind].argmax(-1) for kind in (THERE, NEAR))
-    return which, torch.stack([name, SINGLE + two[which].int().argmax(-1), near], 1)
-
-
-def draw_found(style: Style, images: Tensor, asked: Tensor, found: Found) -> Figure:
-    figure, axes = panels(len(images), 3, width=5.4, height=2.15 * len(images))
-    sure, presence = found.scores() > 0.5, found.presence.sigmoid()  # (n, P, N), (n, P)
+def bright(found: Found) -> Tensor:
+    """Where a sure query has its mask (n, P, S, S)."""
+    sure = found.scores() > 0.5  # (n, P, N)
     masks = nn.functional.interpolate(found.masks.flatten(0, 1), scale_factor=2.0, mode="bilinear") > 0
-    inside = (masks.unflatten(0, sure.shape[:2]) & sure[..., None, None]).any(2)  # (n, P, S, S)
-    for place, ax in enumerate(axes.flat):
-        scene, phrase = divmod(place, 3)
-        bright = images[scene] * (0.3 + 0.7 * inside[scene, phrase])
-        show_image(ax, bright, f"{SAID[asked[scene, phrase]]}\npresence {presence[scene, phrase]:.0%}")
-    return figure
+    return (masks.unflatten(0, sure.shape[:2]) & sure[..., None, None]).any(2)
 
 
 if __name__ == "__main__":
-    which, phrases = chosen(test)
     answers = ask(model, Seen(*(each[which.to(each.device)] for each in seen)), towers.text, phrases)
-    run.figure("found", partial(draw_found, images=test.images[which], asked=phrases, found=answers),
+    titles = [f"{SAID[phrase]}\npresence {sure:.0%}"
+              for phrase, sure in zip(phrases.flatten(), answers.presence.sigmoid().flatten(), strict=True)]  # fmt: skip
+    run.figure("found", partial(draw_answers, images=test.images[which], inside=bright(answers), titles=titles),
                caption="Test scenes asked for three phrases: a name, one word that names two things, and a phrase that shares a "
                "word with a thing but names none. What is found is bright; not all of it is right.",
                alt="Scenes of coloured shapes in three columns, each dimmed but for what the phrase above it names.")  # fmt: skip

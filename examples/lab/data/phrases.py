@@ -51,3 +51,11 @@ def scenes(split: Split, count: int, seed: int) -> Scenes:
 def draw(chance: Tensor, wanted: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """A phrase of each of the wanted kinds for each scene (B, P), from the chances (B, 3, C)."""
     return torch.cat([torch.multinomial(chance[:, kind], 1, generator=generator) for kind in wanted], 1)
+
+
+def chosen(scenes: Scenes, count: int = 3) -> tuple[Tensor, Tensor]:
+    """The first scenes where one word names two things (count,), and their phrases (count, 3): a name, that word, a near one."""
+    two = scenes.names[:, SINGLE:].sum(-1) > 1  # (n, W)
+    which = two.any(-1).nonzero()[:count, 0]
+    name, near = (scenes.chance[which, kind].argmax(-1) for kind in (THERE, NEAR))
+    return which, torch.stack([name, SINGLE + two[which].int().argmax(-1), near], 1)
