@@ -243,8 +243,6 @@ class Run:
 
     def _test(self) -> None:
         """Calls the experiments of ``claims/<slug>.py``, which take the ideas from the example that is running."""
-        if not self._claims_file().is_file():
-            return  # the example holds its experiments itself
         main = sys.modules["__main__"]
         if Path(getattr(main, "__file__", None) or self.slug).stem == self.slug:  # a notebook has no file
             sys.modules.setdefault(self.slug, main)  # so that `from detr import ...` makes no second copy
@@ -256,9 +254,6 @@ class Run:
                 started = time.perf_counter()
                 experiment(self)
                 print(f"claims  {name}, {time.perf_counter() - started:.0f} s")
-
-    def _claims_file(self) -> Path:
-        return PROJECT / "examples" / "claims" / f"{self.slug}.py"
 
     def _all_tested(self) -> bool:
         """Whether every experiment of the example ran, so that the record can back its card."""

@@ -266,7 +266,7 @@ def draw_curves(style: Style, curves: Curves, x: str, y: str) -> Figure:
         rows = np.array(seeds, dtype=float)  # (S, X, 2)
         seed_lines(axes[0, 0], rows[0, :, 0], rows[:, :, 1], label, linestyle=line)
     axes[0, 0].set(xlabel=x, ylabel=y)
-    if axes[0, 0].get_ylim()[1] > 0 and all(np.nanmin(np.array(each)[:, :, 1]) >= 0 for each in curves.values()):
+    if axes[0, 0].get_ylim()[1] > 0 and not any((np.array(each)[:, :, 1] < 0).any() for each in curves.values()):
         axes[0, 0].set_ylim(0, None)
     if len(curves) > 1:
         axes[0, 0].legend()

@@ -325,7 +325,6 @@ def test_claims_of_an_example_run_at_its_end_all_or_those_named(tmp_path, monkey
         run.experiment("two", question="q", data="d").result("other", [1, 2, 3], unit="", meaning="m")
 
     monkeypatch.setattr(lab_run, "experiments_of", lambda slug: {"one": one, "two": two})
-    monkeypatch.setattr(lab_run.Run, "_claims_file", lambda run: Path(__file__))
     record = finished_record(start(tmp_path, "--claims"))
     assert (sorted(record["results"]), record["claims"]) == (["gap", "other"], True)
     record = finished_record(start(tmp_path, "--claims", "two"))

@@ -170,3 +170,11 @@ def test_bars_leave_out_what_failed_and_curves_label_few_positions() -> None:
         assert [each.get_text() for each in ax.get_xticklabels()] == ["first"]
         (ax,) = study.draw_curves(style, {"a": [[(1, 2.0), (4, 3.0)]]}, "x", "y").axes
         assert ax.get_xticks().tolist() == [1, 4]
+
+
+def test_a_curve_that_is_nowhere_defined_leaves_the_others_as_they_are() -> None:
+    with using(LIGHT) as style:
+        lines = {"a": [[(1, 2.0), (4, 3.0)]], "b": [[(1, math.nan), (4, math.nan)]]}
+        (ax,) = study.draw_curves(style, lines, "x", "y").axes
+        assert ax.get_ylim()[0] == 0
+        assert ax.get_ylim()[1] < 4
