@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_script
 from once import once
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -23,11 +21,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
     records: dict[str, dict[str, Any]] = {}
 
     def run(slug: str, out: Path) -> None:
-        arguments = ["--claims", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
-        done = subprocess.run(
-            [sys.executable, "-W", "error::FutureWarning", str(EXAMPLES / f"{slug}.py"), *arguments],
-            capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        arguments = ("--claims", "--preset", "smoke", "--device", "cpu", "--out", str(out))
+        done = run_script(EXAMPLES / f"{slug}.py", *arguments, told=out.parent, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stderr[-3000:]
 
     def of(slug: str) -> dict[str, Any]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Ended, run_script
 
 pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
+EXAMPLES, STAND_IN = ROOT / "examples", ROOT / "tests/stand_in.py"
 SLUGS = sorted(path.stem for path in (EXAMPLES / "claims").glob("*.py") if path.stem != "__init__")
 
 TRAINING = """
@@ -48,14 +46,11 @@ for line in {lines}:
 """
 
 
-def run_on_stand_in(script: Path, tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """The process, and what it waited for, or None where it failed."""
+def run_on_stand_in(script: Path, tmp_path: Path, *arguments: str) -> tuple[Ended, Any]:
+    """How it ended, and what it waited for, or None where it failed."""
     report = tmp_path / "report.json"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/stand_in.py"), str(script), *arguments],
-        capture_output=True, text=True, check=False,
-        env=os.environ | {"STAND_IN": str(report), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    surroundings = {"STAND_IN": str(report), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = run_script(STAND_IN, str(script), *arguments, told=tmp_path, **surroundings)
     return done, json.loads(report.read_text("utf-8")) if report.is_file() else None
 
 
@@ -76,7 +71,7 @@ def test_it_runs_on_a_device_and_waits_for_it_no_more_often_than_it_says(slug: s
     assert report["most"] <= (stated(slug) or 0), report["places"]
 
 
-def planted(line: str, tmp_path: Path) -> tuple[subprocess.CompletedProcess[str], Any]:
+def planted(line: str, tmp_path: Path) -> tuple[Ended, Any]:
     (tmp_path / "planted.py").write_text(TRAINING.format(planted=line), "utf-8")
     return run_on_stand_in(tmp_path / "planted.py", tmp_path)
 
