@@ -198,7 +198,7 @@ def truth_of(scenes: Hoops) -> Found:
 
 def precision(found: Found, scenes: Hoops) -> float:
     """COCO's AP in %."""
-    return 100 * metrics.average_precision(found, truth_of(scenes))["ap"]
+    return 100 * metrics.overall_precision(found, truth_of(scenes))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from lab import study
 from lab.data import Split
 from lab.data.scenes import STRESSES, Scenes, Stress, make_scenes
 from lab.figures import Style, draw_boxes, panels, show_image
-from lab.metrics import Objects, average_precision, detections_per_object
+from lab.metrics import Objects, average_precision, detections_per_object, overall_precision
 from lab.run import Experiment, Run
 from lab.training import count_parameters, fit, minibatches
 
@@ -143,8 +143,7 @@ def train(
         return (training[next(order)[0]],)
 
     def measure(step: int, trained: nn.Module) -> None:
-        found = on_scenes(partial(detect, model), test, run.device)
-        curve.append((step, measures(found, test, benchmark)["ap"]))
+        curve.append((step, ap_on(partial(detect, model), test, run.device)))
 
     learn = partial(fit, model, batch, loss, schedule="constant", device=run.device, callback=measure)
     bar = partial(run.progress, what=what)
@@ -174,8 +173,18 @@ def truth(scenes: Scenes) -> list[dict[str, Tensor]]:
 def measures(found: Sequence[Objects], scenes: Scenes, benchmark: Benchmark) -> dict[str, float]:
     """AP in %, over all objects (`ap`, `ap50`) and by size, and `boxes`: confident boxes per found object, NaN if none is."""
     ap = average_precision(found, truth(scenes), sizes=benchmark.sizes)
-    boxes = detections_per_object(found, truth(scenes), score=benchmark.confidence)
+    boxes = boxes_per_object(found, scenes, benchmark)
     return {name: 100 * ap[name] for name in AP_NAMES} | {"boxes": boxes}
+
+
+def boxes_per_object(found: Sequence[Objects], scenes: Scenes, benchmark: Benchmark) -> float:
+    """Confident boxes per found object, NaN if none is."""
+    return detections_per_object(found, truth(scenes), score=benchmark.confidence)
+
+
+def ap_on(detect: Callable[[Tensor], list[dict[str, Tensor]]], scenes: Scenes, device: torch.device) -> float:
+    """AP (%) over all objects of the scenes."""
+    return 100 * overall_precision(on_scenes(detect, scenes, device), truth(scenes))
 
 
 def steps_to_half(curve: Sequence[tuple[int, float]]) -> float:
@@ -214,8 +223,10 @@ def report(
     for key, label in AP_NAMES.items():
         values = [score[key] for score in scores]
         experiment.result(f"scenes_{key}", values, unit="%", meaning=f"{label}, on the scenes that all detectors share")
-    unsuppressed = [measures(on_scenes(partial(raw, e.model), e.test, run.device), e.test, benchmark) for e in trained]
-    boxes = [score["boxes"] for score in unsuppressed]
+    boxes = [score["boxes"] for score in scores]
+    if raw is not detect:
+        unsuppressed = [on_scenes(partial(raw, each.model), each.test, run.device) for each in trained]
+        boxes = [boxes_per_object(one, each.test, benchmark) for one, each in zip(unsuppressed, trained, strict=True)]
     experiment.result(
         "scenes_boxes_per_object_raw",
         boxes,
@@ -246,7 +257,7 @@ def _stressed(
 ) -> float:
     """AP (%) under a stress."""
     scenes = scenes_of(benchmark, "test", seed, stress)
-    return measures(on_scenes(partial(detect, trained.model), scenes, run.device), scenes, benchmark)["ap"]
+    return ap_on(partial(detect, trained.model), scenes, run.device)
 
 
 Shown = tuple[str, Tensor, Tensor, Tensor]

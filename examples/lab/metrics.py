@@ -22,6 +22,7 @@ Objects = Mapping[str, Tensor]
 
 AP_KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 AR_KEYS = ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+EVERY_AREA = [0.0, 1e10]
 COCO_SIZES = (32.0, 96.0)  # pixels; COCO's limits, meant for images of about 640 x 480
 
 
@@ -124,24 +125,41 @@ def average_precision(
     Raises:
         ValueError: predictions and targets differ in number, or the sizes do not grow.
     """
-    if len(predictions) != len(targets):
-        raise ValueError(f"{len(predictions)} predictions for {len(targets)} images")
     small, large = sizes
     if not 0 < small < large:
         raise ValueError(f"sizes must grow from above 0, not {sizes}")
-    from pycocotools.cocoeval import COCOeval
-
-    labels = {int(each) for objects in (*predictions, *targets) for each in objects["labels"].tolist()}
+    limits = [0.0, small**2, large**2, EVERY_AREA[1]]
+    evaluation = _evaluated(predictions, targets, [EVERY_AREA, limits[:2], limits[1:3], limits[2:]], iou)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-        evaluation = COCOeval(_coco(targets, labels, iou), _coco(predictions, labels, iou), iou)
-        limits = [0.0, small**2, large**2, 1e10]
-        evaluation.params.areaRng = [[0.0, 1e10], limits[:2], limits[1:3], limits[2:]]
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     # pycocotools says -1 where there is no object.
     stats = [math.nan if value < 0 else float(value) for value in evaluation.stats]
     return dict(zip(AP_KEYS + AR_KEYS, stats, strict=True))
+
+
+def overall_precision(predictions: Sequence[Objects], targets: Sequence[Objects]) -> float:
+    """``average_precision(predictions, targets)["ap"]`` alone, without what each size would take: for points of a curve."""
+    evaluation = _evaluated(predictions, targets, [EVERY_AREA], "bbox")
+    precision = evaluation.eval["precision"][..., 0, -1]  # (IoU, recall, class)
+    defined = precision[precision >= 0]
+    return float(defined.mean()) if defined.size else math.nan
+
+
+def _evaluated(
+    predictions: Sequence[Objects], targets: Sequence[Objects], areas: list[list[float]], iou: Literal["bbox", "segm"]
+) -> Any:
+    """A COCOeval of pycocotools whose ``eval`` holds the precision for objects of each range of `areas`."""
+    if len(predictions) != len(targets):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} images")
+    from pycocotools.cocoeval import COCOeval
+
+    labels = {int(each) for objects in (*predictions, *targets) for each in objects["labels"].tolist()}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints how long it takes
+        evaluation = COCOeval(_coco(targets, labels, iou), _coco(predictions, labels, iou), iou)
+        evaluation.params.areaRng = areas
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
 
 
 def _coco(images: Sequence[Objects], labels: set[int], iou: str) -> Any:

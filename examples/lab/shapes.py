@@ -12,7 +12,6 @@ from lab.boxes import Targets, generalized_iou, suppressed, xyxy_from_cxcywh
 from lab.data.named import NAMES, SHAPES, SIDE, Named
 
 K = len(SHAPES)
-SIZES = (12.0, 17.0)  # limits of small and large things, in pixels
 
 
 class Found(NamedTuple):
@@ -45,4 +44,4 @@ def ap(found: Found, scenes: Named, suppress: bool = False) -> float:
     targets = things(scenes)
     pairs = zip(xyxy_from_cxcywh(targets.boxes) * SIDE, targets.labels, targets.labels < K, strict=True)
     truth = [{"boxes": boxes[there], "labels": labels[there]} for boxes, labels, there in pairs]
-    return 100 * metrics.average_precision(said, truth, sizes=SIZES)["ap"]
+    return 100 * metrics.overall_precision(said, truth)

@@ -16,6 +16,7 @@ from lab.metrics import (
     detections_per_object,
     dice,
     lesion_recall,
+    overall_precision,
     timed,
 )
 
@@ -201,6 +202,15 @@ def test_without_any_object_precision_is_undefined():
     values = average_precision([objects([[0, 0, 5, 5]], scores=[0.9])], [objects([])])
     assert all(math.isnan(value) for value in values.values())
     assert all(math.isnan(value) for value in average_precision([], []).values())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_precision_without_the_sizes_is_that_with_them(seed):
+    scenes = random_scenes(seed)
+    assert overall_precision(*scenes) == average_precision(*scenes)["ap"]
+    assert math.isnan(overall_precision([objects([[0, 0, 5, 5]], scores=[0.9])], [objects([])]))
+    with pytest.raises(ValueError, match="0 predictions for 1 images"):
+        overall_precision([], [objects([])])
 
 
 def test_a_duplicate_below_the_last_object_costs_nothing_but_one_above_it_does():
