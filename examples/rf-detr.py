@@ -187,7 +187,7 @@ def ap(said: Predictions, layer: int, scenes: Named, suppress: bool = False) -> 
     """AP in %, mean over IoUs from 0.5 to 0.95."""
     truth = [{"boxes": boxes.xyxy_from_cxcywh(places)[there] * SIDE, "labels": labels[there]}
              for places, labels, there in zip(scenes.boxes, scenes.labels, scenes.labels == 0, strict=True)]  # fmt: skip
-    return 100 * metrics.overall_precision(found_in(said, layer, suppress), truth)
+    return 100 * metrics.average_precision(found_in(said, layer, suppress), truth, sizes=None)["ap"]
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def truth_of(scenes: Hoops) -> Found:
 
 def precision(found: Found, scenes: Hoops) -> float:
     """COCO's AP in %."""
-    return 100 * metrics.overall_precision(found, truth_of(scenes))
+    return 100 * metrics.average_precision(found, truth_of(scenes), sizes=None)["ap"]
 
 
 if __name__ == "__main__":

@@ -137,10 +137,15 @@ def measures(run: Run, each: Trained, detect: Callable[..., Any]) -> dict[str, f
 
 
 @cache
-def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
-    """What the arms measure on the test scenes; failed trainings are marked."""
-    detect = {arm: detect_dense if arm == "dense" else faster.detect for arm in arms}
-    scores = Scores(run.seeds, {arm: [measures(run, e, detect[arm]) for e in trained(run, arm)] for arm in arms})
+def outcomes(run: Run, arm: str) -> list[dict[str, float]]:
+    """What an arm measures on the test scenes."""
+    detect = detect_dense if arm == "dense" else faster.detect
+    return [measures(run, each, detect) for each in trained(run, arm)]
+
+
+def scores_of(run: Run, arms: Iterable[str]) -> Scores:
+    """What the arms measure; failed trainings are marked."""
+    scores = Scores(run.seeds, {arm: outcomes(run, arm) for arm in arms})
     scores.floor("AP50", "ap50", FLOOR, arms)
     return scores
 
@@ -158,7 +163,7 @@ def second_look(run: Run) -> None:
     """Is a second look at each region worth more than a deeper dense head?"""
     control = {"control": "The same weights, read after stage one, lose what the second stage adds.",
                "result": "gain_over_proposals", "above": 0}  # fmt: skip
-    experiment, scores = opened(run, second_look, ARMS, power=control), scores_of(run, tuple(ARMS))
+    experiment, scores = opened(run, second_look, ARMS, power=control), scores_of(run, ARMS)
     alone = [measures(run, each, detect_proposals) for each in trained(run, "two_stage")]
     failed = scores.failed | {"proposals": scores.failed.get("two_stage", {})}
     scores = Scores(run.seeds, {**scores.outcomes, "proposals": alone}, failed)
@@ -188,7 +193,7 @@ def anchors(run: Run) -> None:
     """Do the anchors have to fit the objects, in number or in size?"""
     control = {"control": "Fitted anchors cover more objects with an IoU of 0.5 than those of twice their size.",
                "result": "coverage_gain_size", "above": 0}  # fmt: skip
-    experiment, scores = opened(run, anchors, ANCHORS, power=control), scores_of(run, tuple(ANCHORS))
+    experiment, scores = opened(run, anchors, ANCHORS, power=control), scores_of(run, ANCHORS)
     labels = {arm: " ".join(label.split()) for arm, label in ANCHORS.items()}
     tests = [each.test for each in trained(run, "two_stage")]
     found = {arm: [overlaps(run, arm, test) for test in tests] for arm in ANCHORS}
@@ -235,12 +240,12 @@ def suppression(run: Run) -> None:
         opened(run, suppression, ["two_stage"], power=control),
         (2, FEW, faster.PRESETS[run.preset].after),
     )
-    models, failed = trained(run, "two_stage"), scores_of(run, tuple(ARMS)).failed.get("two_stage", {})
+    models, failed = trained(run, "two_stage"), scores_of(run, ARMS).failed.get("two_stage", {})
     ways = {
         f"{name}_{most}": {"most": most, "first": name == "both"} for name in ("both", "no_first") for most in budgets
     }
     ways |= {"no_second": {"second": False}}
-    found = {way: [measures(run, each, partial(faster.detect, **how)) for each in models] for way, how in ways.items()}
+    found = {way: [left_over(run, each, **how) for each in models] for way, how in ways.items()}
     scores, many = Scores(run.seeds, found, dict.fromkeys(found, failed)), f"both_{budgets[-1]}"
     for name, a, b, meaning in (
         ("first_nms_gain", f"both_{FEW}", f"no_first_{FEW}", f"AP50 by suppression in stage one, {FEW} regions"),
@@ -263,6 +268,13 @@ def suppression(run: Run) -> None:
         alt="Line chart of AP50 against the number of regions with and without the first suppression, and bars with and "
         "without the second one.",
     )
+
+
+def left_over(run: Run, each: Trained, **how: Any) -> dict[str, float]:
+    """AP50 and boxes per object of one way to detect."""
+    found = detectors.on_scenes(partial(faster.detect, each.model, **how), each.test, run.device)
+    boxes = detectors.boxes_of(found, each.test, detectors.BENCHMARKS[run.preset])
+    return {"ap50": detectors.ap_of(found, each.test, "ap50"), "boxes": boxes}
 
 
 @torch.inference_mode()

@@ -44,4 +44,4 @@ def ap(found: Found, scenes: Named, suppress: bool = False) -> float:
     targets = things(scenes)
     pairs = zip(xyxy_from_cxcywh(targets.boxes) * SIDE, targets.labels, targets.labels < K, strict=True)
     truth = [{"boxes": boxes[there], "labels": labels[there]} for boxes, labels, there in pairs]
-    return 100 * metrics.overall_precision(said, truth)
+    return 100 * metrics.average_precision(said, truth, sizes=None)["ap"]

@@ -148,12 +148,12 @@ def fit(
     warmup = steps // 20 if warmup is None else min(warmup, steps - 1)
     model.to(device, memory_format=_layout(model, device)).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type != "mps")
-    batch_at = _batch_at(batches)
+    batch_at, parameters = _batch_at(batches), list(model.parameters())
     losses: list[Tensor] = []
     for step in progress(range(steps)) if progress is not None else range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, schedule)
-        losses.append(_train_step(step, model, batch_at, loss, optimizer, clip, device))
+        losses.append(_train_step(step, model, parameters, batch_at, loss, optimizer, clip, device))
         if callback is not None and every is not None and ((step + 1) % every == 0 or step + 1 == steps):
             _call_back(callback, step + 1, model)
     model.eval()
@@ -163,6 +163,7 @@ def fit(
 def _train_step(
     step: int,
     model: nn.Module,
+    parameters: Sequence[nn.Parameter],
     batch_at: Callable[[int], Sequence[Any]],
     loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
@@ -176,7 +177,7 @@ def _train_step(
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
     return value.detach().float()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from lab import detectors
 from lab.data.scenes import STRESSES, Scenes
 from lab.detectors import BENCHMARKS, measures, on_scenes, report, scenes_of, steps_to_half, train, truth
-from lab.run import Run
+from lab.run import Run, Settings
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.torch
@@ -86,6 +88,25 @@ def test_scenes_of_splits_and_stresses_differ_and_repeat() -> None:
         first, again = (scenes_of(SMOKE, "test", 3, stress) for _ in range(2))
         assert torch.equal(first.images, again.images)
         assert len(first) == SMOKE.stressed
+
+
+def test_the_short_measures_are_those_of_the_long_one() -> None:
+    scenes = scenes_of(SMOKE, "test", seed=0)
+    found = [each | {"scores": torch.linspace(1, 0.1, len(each["labels"]))} for each in truth(scenes)]
+    found = [each | {"boxes": each["boxes"] + 1.5} for each in found]
+    whole = measures(found, scenes, SMOKE)
+    assert 0 < whole["ap"] < whole["ap50"]
+    assert detectors.ap_of(found, scenes) == whole["ap"]
+    assert detectors.ap_of(found, scenes, "ap50") == whole["ap50"]
+    assert detectors.boxes_of(found, scenes, SMOKE) == whole["boxes"]
+
+
+@pytest.mark.parametrize(("every", "points"), [(3, [3, 6, 8]), (6, [8])])
+def test_a_curve_that_nobody_follows_has_its_last_point_only(tmp_path: Path, every: int, points: list[int]) -> None:
+    run = Run("detr", Settings("smoke", torch.device("cpu"), (0,), tmp_path, "random"))
+    benchmark = replace(SMOKE, every=every)
+    trained = train(run, benchmark, 0, Anywhere(), Anywhere.loss, one_box, learning_rate=0.5, what="anywhere")
+    assert [step for step, _ in trained.curve] == points
 
 
 def test_steps_to_half_are_interpolated() -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lab.metrics import (
     AP_KEYS,
     AR_KEYS,
+    COCO_SIZES,
     accuracy,
     average_precision,
     detections_per_object,
     dice,
     lesion_recall,
-    overall_precision,
     timed,
 )
 
@@ -204,15 +204,6 @@ def test_without_any_object_precision_is_undefined():
     assert all(math.isnan(value) for value in average_precision([], []).values())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_precision_without_the_sizes_is_that_with_them(seed):
-    scenes = random_scenes(seed)
-    assert overall_precision(*scenes) == average_precision(*scenes)["ap"]
-    assert math.isnan(overall_precision([objects([[0, 0, 5, 5]], scores=[0.9])], [objects([])]))
-    with pytest.raises(ValueError, match="0 predictions for 1 images"):
-        overall_precision([], [objects([])])
-
-
 def test_a_duplicate_below_the_last_object_costs_nothing_but_one_above_it_does():
     target = objects([[0, 0, 10, 10], [30, 30, 40, 40]])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 10], [30, 30, 40, 40]]
@@ -227,6 +218,14 @@ def test_average_precision_refuses_what_does_not_fit():
         average_precision([], [objects([])])
     with pytest.raises(ValueError, match="sizes must grow"):
         average_precision([], [], sizes=(32, 16))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sizes_that_are_not_told_apart_change_nothing_else(seed):
+    whole, short = (average_precision(*random_scenes(seed), sizes=sizes) for sizes in (COCO_SIZES, None))
+    of_sizes = {name for name in whole if name.endswith(("small", "medium", "large"))}
+    assert {name: short[name] for name in whole.keys() - of_sizes} == {n: whole[n] for n in whole.keys() - of_sizes}
+    assert all(math.isnan(short[name]) for name in of_sizes)
 
 
 def test_pycocotools_prints_nothing(capsys):

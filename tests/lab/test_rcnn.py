@@ -63,6 +63,14 @@ def test_anchors_are_those_of_torchvision_half_a_cell_further() -> None:
 
 @few
 @seeds
+def test_overlaps_are_those_of_torchvision(seed: int) -> None:
+    boxes, others = random_boxes(8, seed).view(2, 4, 4), random_boxes(6, seed + 1).view(2, 3, 4)
+    assert torch.equal(rcnn.overlaps(boxes, others), box_iou(others, boxes))
+    assert torch.equal(rcnn.overlaps(boxes[:1], others), box_iou(others, boxes[:1].expand(2, -1, -1)))
+
+
+@few
+@seeds
 def test_each_image_is_matched_as_torchvision_matches_it_alone(seed: int) -> None:
     targets, anchors = some_targets(seed), rcnn.anchors_of((10.0, 16.0, 26.0), (1.0, 1.8), 8, 8)
     for low, best in ((0.3, True), (0.5, False)):
@@ -96,6 +104,14 @@ def test_regions_of_a_batch_are_those_of_each_image_alone(seed: int) -> None:
         expected = boxes[image, best][nms(boxes[image, best], scores[image, best], 0.5)[:10]]
         torch.testing.assert_close(regions.boxes[image][regions.valid[image]], expected)
         torch.testing.assert_close(raw.boxes[image], boxes[image, best[:10]])
+
+
+def test_suppression_frees_what_only_a_suppressed_box_overlaps() -> None:
+    """A row of boxes, each over half of the next: the second goes, so the third stays, and so on along the chain."""
+    low = torch.arange(6.0)[:, None] * 3
+    row = torch.cat([low, torch.zeros(6, 1), low + 10, torch.full((6, 1), 10.0)], 1)
+    alone = row + torch.tensor([100.0, 0.0, 100.0, 0.0]) * torch.arange(6.0)[:, None]
+    assert rcnn.left(torch.stack([row, alone]), 0.5).tolist() == [[True, False] * 3, [True] * 6]
 
 
 @few
