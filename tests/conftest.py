@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -124,6 +125,25 @@ def copy_of_tiny(root: Path, kept: Path) -> Project:
     project.build.mkdir()
     project.kept.symlink_to(kept)
     return project
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory, kept: Path) -> Project:
+    """The tiny project, run and rendered: to be read."""
+
+    def make(root: Path) -> None:
+        project = copy_of_tiny(root, kept)
+        with contextlib.chdir(project.root):
+            assert (main(["run"]), main(["render"])) == (0, 0)
+
+    return Project(once(tmp_path_factory, "ready", make))
+
+
+@pytest.fixture
+def ran(tiny: Project, ready: Project) -> Project:
+    """The tiny project with its runs."""
+    shutil.copytree(ready.runs, tiny.runs)
+    return tiny
 
 
 @pytest.fixture

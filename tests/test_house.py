@@ -38,17 +38,19 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+NAMES = {name_of(path) for path in MODULES}
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Modules of this package that one imports anywhere, also within functions."""
-    known = {name_of(each) for each in MODULES}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
+            yield from (alias.name for alias in node.names if alias.name in NAMES)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield from [inner] if inner in known else [node.module] if node.module in known else []
+                yield from [inner] if inner in NAMES else [node.module] if node.module in NAMES else []
 
 
 GRAPH = {name_of(path): set(imports_of(path)) - {name_of(path)} for path in MODULES}

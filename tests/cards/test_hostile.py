@@ -113,12 +113,11 @@ def test_a_slug_never_leads_out_of_its_folder(slug: str, tiny: Project, command:
     assert sorted(tiny.root.parent.rglob("*")) == before
 
 
-def test_the_figures_of_a_record_never_lead_out_of_its_folder(tiny: Project, command: Command) -> None:
-    command("run")
-    record = schedule.wanted_targets(tiny, ["alpha"], None, "cpu")[0].record(tiny)
-    (tiny.root / "secret.svg").write_text("secret")
+def test_the_figures_of_a_record_never_lead_out_of_its_folder(ran: Project) -> None:
+    record = schedule.wanted_targets(ran, ["alpha"], None, "cpu")[0].record(ran)
+    (ran.root / "secret.svg").write_text("secret")
     record.write_text(record.read_text().replace("figures/margin.light.svg", "../../../../secret.svg"))
-    assert state.states(tiny)["alpha"].status == "not run"
+    assert state.states(ran)["alpha"].status == "not run"
 
 
 @pytest.mark.parametrize("latex", [r"\sqrt{" * 3000 + "}" * 3000, "x^{" * 5000, r"\hat" * 5000, "{" * 41 + "}" * 41])

@@ -160,11 +160,10 @@ def test_the_assertion_of_a_correction_counts_among_the_surprises(library: Libra
 
 
 @pytest.mark.slow
-def test_a_false_assertion_fails_a_strict_build_and_no_other(tiny: Project, command: Command) -> None:
-    assert command("run").returncode == 0
+def test_a_false_assertion_fails_a_strict_build_and_no_other(ran: Project, command: Command) -> None:
     assert command("build", "--strict").returncode == 0
     edit(
-        tiny.cards / "alpha.yml",
+        ran.cards / "alpha.yml",
         "    shown: {result: margin, above: 0}\n  - claim: Better",
         "    shown: {result: margin, above: 1.5}\n  - claim: Better",
     )
@@ -172,7 +171,7 @@ def test_a_false_assertion_fails_a_strict_build_and_no_other(tiny: Project, comm
     assert strict.returncode == 1
     assert "model_cards/alpha.yml:11:5: 'Has a margin.' does not hold: margin is above 1.5" in strict.stderr
     assert command("build").returncode == 0
-    card = json.loads((tiny.site / "api/models/alpha.json").read_text("utf-8"))
+    card = json.loads((ran.site / "api/models/alpha.json").read_text("utf-8"))
     told = card["pros"][0]
     assert told["verdict"] == "not supported"
     assert told["findings"] == {"published": "none", "independent": "none", "run": "contradicts"}
@@ -180,9 +179,8 @@ def test_a_false_assertion_fails_a_strict_build_and_no_other(tiny: Project, comm
 
 
 @pytest.mark.slow
-def test_a_result_that_the_run_lacks_is_an_error_with_the_nearest_name(tiny: Project, command: Command) -> None:
-    command("run")
-    edit(tiny.cards / "alpha.yml", "result: second", "result: secnd")
+def test_a_result_that_the_run_lacks_is_an_error_with_the_nearest_name(ran: Project, command: Command) -> None:
+    edit(ran.cards / "alpha.yml", "result: second", "result: secnd")
     done = command("check")
     assert done.stdout.startswith(
         "model_cards/alpha.yml:24:13: the run of alpha has no result 'secnd', did you mean 'second'?"

@@ -20,31 +20,28 @@ ABOUT = About(title="A <site>", summary="What it is about.")
 
 
 def test_a_model_with_a_hero_has_a_picture_and_every_other_page_that_of_the_site(
-    tiny: Project, command: Command
+    ready: Project,
 ) -> None:
-    command("run")
-    command("render")
-    assert {path.name for path in (tiny.docs / "previews").iterdir()} == {"alpha.jpg", "site.jpg"}
-    for path in (tiny.docs / "previews").iterdir():
+    assert {path.name for path in (ready.docs / "previews").iterdir()} == {"alpha.jpg", "site.jpg"}
+    for path in (ready.docs / "previews").iterdir():
         assert path.read_bytes()[:3] == b"\xff\xd8\xff", "a JPEG"
         assert path.stat().st_size < 150_000
-    assert 'image: "previews/alpha.jpg"' in (tiny.docs / "models/alpha.md").read_text("utf-8")
-    assert 'image: "previews/site.jpg"' in (tiny.docs / "models/beta.md").read_text("utf-8")
+    assert 'image: "previews/alpha.jpg"' in (ready.docs / "models/alpha.md").read_text("utf-8")
+    assert 'image: "previews/site.jpg"' in (ready.docs / "models/beta.md").read_text("utf-8")
 
 
 def test_a_picture_is_drawn_again_only_where_what_it_shows_changed(
-    tiny: Project, command: Command, monkeypatch: pytest.MonkeyPatch
+    ran: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(render, "_jpeg", lambda svg: drawn.append(svg) or b"made")
-    tiny.kept.unlink()  # else what other tests drew is there
-    command("run")
+    ran.kept.unlink()  # else what other tests drew is there
     command("render")
     assert len(drawn) == 2
     drawn.clear()
     command("render")
     assert drawn == []
-    card = tiny.cards / "alpha.yml"
+    card = ran.cards / "alpha.yml"
     card.write_text(re.sub(r"(?m)^purpose: .*$", "purpose: Does something else.", card.read_text("utf-8")), "utf-8")
     command("render")
     assert len(drawn) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import errno
 import json
 import os
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command, copy_of_tiny, edit, snapshot
+from conftest import ROOT, Command, edit, snapshot
 
-from scripts.__main__ import main
 from scripts.pages import cells, environment
 from scripts.pages.example import calls
 from scripts.project import Project
@@ -22,27 +20,25 @@ from scripts.site.render import generated
 
 
 @pytest.mark.slow
-def test_two_renders_give_the_same_bytes_and_the_second_writes_nothing(tiny: Project, command: Command) -> None:
-    command("run")
+def test_two_renders_give_the_same_bytes_and_the_second_writes_nothing(ran: Project, command: Command) -> None:
     assert command("render").returncode == 0
-    first = snapshot(tiny.docs)
-    times = {path: path.stat().st_mtime_ns for path in tiny.docs.rglob("*") if path.is_file()}
+    first = snapshot(ran.docs)
+    times = {path: path.stat().st_mtime_ns for path in ran.docs.rglob("*") if path.is_file()}
     assert "0 files changed" in command("render").stdout
     assert {path: path.stat().st_mtime_ns for path in times} == times
     for name in generated():
-        subprocess.run(["rm", "-rf", str(tiny.docs / name)], check=True)
+        subprocess.run(["rm", "-rf", str(ran.docs / name)], check=True)
     command("render")
-    assert snapshot(tiny.docs) == first
+    assert snapshot(ran.docs) == first
 
 
 @pytest.mark.slow
-def test_two_builds_give_the_same_site(tiny: Project, command: Command) -> None:
-    command("run")
+def test_two_builds_give_the_same_site(ran: Project, command: Command) -> None:
     command("build")
-    first = snapshot(tiny.site)
-    subprocess.run(["rm", "-rf", str(tiny.site)], check=True)
+    first = snapshot(ran.site)
+    subprocess.run(["rm", "-rf", str(ran.site)], check=True)
     command("build")
-    second = snapshot(tiny.site)
+    second = snapshot(ran.site)
     assert sorted(first) == sorted(second)
     assert [name for name in first if first[name] != second[name]] == []
 
@@ -113,15 +109,6 @@ def test_pages_are_made_where_compiled_templates_cannot_be_kept(monkeypatch: pyt
         patch.setattr(Path, "mkdir", refuse)
         assert environment._compiled() is None
     assert environment._compiled() is not None
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, kept: Path) -> Project:
-    """The tiny project, run and rendered: to be read."""
-    project = copy_of_tiny(tmp_path_factory.mktemp("ready") / "tiny", kept)
-    with contextlib.chdir(project.root):
-        assert (main(["run"]), main(["render"])) == (0, 0)
-    return project
 
 
 @pytest.fixture
