@@ -43,6 +43,7 @@ LONGER = {
     "dinov2": "crops, teacher, both halves of what keeps answers apart, and the published weights are written out",
     "optimized-unet": "heads, loss, mirrored copies and clean-up are four ideas, each with what it gives",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
+    "mask2former": "masked attention, its decoder and a set loss for things and stuff, each with its equation",
 }
 Smoke = Callable[[str], dict[str, Any]]
 
