@@ -42,6 +42,7 @@ LONGER = {
     "siglip2": "two towers, two losses, a matrix of pairs and blanks to fill, each with its picture",
     "dinov2": "crops, teacher, both halves of what keeps answers apart, and the published weights are written out",
     "optimized-unet": "heads, loss, mirrored copies and clean-up are four ideas, each with what it gives",
+    "unet": "network, receptive field, both terms of the weight map and two looks into a trained one, each with its picture",
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
     "mask2former": "masked attention, its decoder and a set loss for things and stuff, each with its equation",
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import runpy
+import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 import torch
 import unet
 from claims import unet as claims
-from lab import slices
+from lab import footprints, slices
+from lab.data import nuclei
 from lab.data.brain import TUMOUR, brain_slices
 from torch import nn
 
@@ -50,7 +54,7 @@ def test_maps_halve_on_the_way_down_and_double_on_the_way_up(images):
 def test_the_formula_gives_the_side_of_the_gradient_footprint(level):
     torch.manual_seed(level)
     model, noise = unet.UNet((4, 4, 4, 4, 4)).double().eval(), torch.randn(4, 1, 160, 160, dtype=torch.double)
-    x0, y0, x1, y1 = claims.bounding_box(claims.gradient_footprint(model, level, noise))
+    x0, y0, x1, y1 = footprints.bounding_box(footprints.gradient_footprint(model.encode, level, noise))
     assert x1 - x0 == y1 - y0 == unet.receptive_field(unet.encoder_layers(level))
 
 
@@ -61,10 +65,10 @@ def test_receptive_fields_follow_from_their_recursion():
 def test_the_effective_side_of_an_even_footprint_is_that_of_the_share_and_of_a_peak_one_pixel():
     even = torch.zeros(40, 40)
     even[5:25, 5:25] = 1
-    assert claims.effective_side(even, share=0.81) == 18
+    assert footprints.effective_side(even, share=0.81) == 18
     peak = even * 1e-6
     peak[14:16, 14:16] = 1
-    assert claims.effective_side(peak) == 2
+    assert footprints.effective_side(peak) == 2
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
@@ -96,22 +100,11 @@ def test_without_skips_the_network_is_the_u_net_that_is_given_its_own_upsampled_
 
 
 def test_without_skips_nothing_but_the_deepest_map_reaches_the_decoder(images):
-    for source, unchanged in (("none", True), ("skip", False), ("coarse", False)):
+    for source, unchanged in (("none", True), ("skip", False)):
         model = arm(source)
         maps = model.encode(images)
         noise = [torch.randn_like(each) for each in maps[:-1]] + [maps[-1]]
         assert torch.equal(model.decode(maps)[0], model.decode(noise)[0]) is unchanged
-
-
-def test_coarse_skips_do_not_tell_where_in_a_cell_a_feature_lies(images):
-    for source, blind in (("coarse", True), ("skip", False)):
-        model = arm(source)
-        maps = model.encode(images)
-        within = [maps[0].unflatten(3, (-1, 8)).flip(4).flatten(3), *maps[1:]]  # columns swapped within cells of 8
-        across = [maps[0].flip(3), *maps[1:]]
-        expected = model.decode(maps)[0]
-        assert torch.allclose(model.decode(within)[0], expected, atol=1e-5) is blind
-        assert not torch.allclose(model.decode(across)[0], expected, atol=1e-5)
 
 
 def test_silencing_a_skip_leaves_a_network_without_skips_as_it_is(images):
@@ -127,6 +120,35 @@ def test_the_rarer_a_class_the_more_its_pixels_weigh():
     assert weights[0] == 1
     assert weights.tolist() == sorted(weights.tolist())
     assert weights[3] == pytest.approx(100**0.85)
+
+
+def test_cells_that_touch_are_parted_by_a_seam_and_others_stay_whole():
+    labels = torch.zeros(12, 20, dtype=torch.long)
+    labels[2:8, 2:7], labels[2:8, 7:12], labels[2:8, 14:18] = 1, 2, 3
+    apart = unet.parted(labels)
+    expected = labels > 0
+    expected[2:8, 6:8] = False
+    assert torch.equal(apart, expected)
+    assert claims.pieces.pieces(labels > 0).max() == 2
+    assert claims.pieces.pieces(apart).max() == 3
+
+
+def test_the_weight_of_a_gap_follows_from_the_distances_to_the_two_nearest_cells_and_is_zero_within_cells():
+    labels = torch.zeros(9, 30, dtype=torch.long)
+    labels[:, 2:6], labels[:, 11:15], labels[:, 28:] = 1, 2, 3
+    weights = unet.gap_weights(labels)
+    assert weights[4, 8].item() == pytest.approx(10 * math.exp(-((3 + 3) ** 2) / (2 * 5**2)))
+    assert weights[4, 6].item() == pytest.approx(10 * math.exp(-((1 + 5) ** 2) / (2 * 5**2)))
+    assert weights[4, 20].item() == pytest.approx(10 * math.exp(-((6 + 8) ** 2) / (2 * 5**2)))
+    assert not weights[labels > 0].any()
+
+
+def test_the_energy_is_the_weighted_cross_entropy_of_the_class_weights():
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(2, 4, 6, 5, generator=generator), torch.randint(4, (2, 6, 5), generator=generator)
+    weights = torch.tensor([1.0, 2.0, 3.0, 9.0])
+    expected = nn.functional.cross_entropy(scores, labels, weight=weights)
+    assert unet.energy(scores, labels, weights[labels]).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_labels_pass_a_grid_of_single_pixels_unchanged_and_lose_thin_lines_on_coarser_ones():
@@ -205,6 +227,29 @@ def test_a_network_that_finds_no_tumour_counts_as_failed_in_every_comparison(mon
     assert [math.isnan(value) for value in scores.minus("recall_large", "skip", "none")] == [False, True, False]
 
 
+def test_the_network_of_the_file_to_read_is_that_of_the_first_seed_and_only_where_it_is_the_same_run(monkeypatch):
+    read = types.ModuleType("__main__")
+    read.run, read.model = Settings(), "read"
+    monkeypatch.setitem(sys.modules, "__main__", read)
+    monkeypatch.setattr(claims, "rates_of", lambda run: {"skip": unet.RATE, "none": unet.RATE, "other": 2 * unet.RATE})
+    monkeypatch.setattr(claims, "fit", lambda run, arm, seed, rate: f"{arm} {seed}")
+    trained = claims.trained.__wrapped__
+    assert trained(read.run, "skip") == ["read", "skip 1", "skip 2"]
+    assert trained(read.run, "none") == ["none 0", "none 1", "none 2"]
+    assert trained(Settings(), "skip") == ["skip 0", "skip 1", "skip 2"]
+
+
+def test_the_file_to_read_trains_its_network_as_the_experiments_do(tmp_path):
+    from lab.run import Run
+
+    run = Run.start("unet", argv=["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)])
+    unet.seed_everything(run.seeds[0])
+    model = unet.UNet(unet.PRESETS["smoke"].widths[unet.DEPTH])
+    unet.train(run, model, run.seeds[0])
+    again = claims.fit(run, "skip", run.seeds[0], unet.RATE)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 def test_the_rate_is_chosen_on_validation_slices_and_alike_for_all_arms(monkeypatch):
     """Rates were once the best for all arms together, at the edge of their grid."""
     asked = []
@@ -221,10 +266,56 @@ def test_the_rate_is_chosen_on_validation_slices_and_alike_for_all_arms(monkeypa
     assert asked == [*claims.ARMS, *claims.SHALLOW_ARMS, "val"]
 
 
+needs_picture = pytest.mark.skipif(nuclei.missing() is not None, reason=str(nuclei.missing()))
+
+
+@needs_picture
+def test_the_arms_on_nuclei_differ_in_weights_and_labels_of_gaps_alone():
+    (border, border_weights), (plain, plain_weights), (closed, _) = (claims.targets(arm) for arm in claims.GAP_ARMS)
+    assert torch.equal(border, plain)
+    more = border_weights - plain_weights
+    assert torch.allclose(more, unet.gap_weights(nuclei.nuclei("train")[1]), atol=1e-5)
+    assert not more[border == 1].any()
+    seams = closed != plain
+    assert seams.any()
+    assert closed[seams].all()
+    assert more[seams].min() > 5, "a seam is as thin as a gap can be"
+
+
+@needs_picture
+def test_no_network_learns_from_the_bands_that_choose_and_test(monkeypatch):
+    asked = []
+    band = nuclei.nuclei
+    monkeypatch.setattr(nuclei, "nuclei", lambda split: asked.append(split) or band(split))
+    claims.fit_nuclei(Settings(), "border", 0, 1e-3)
+    assert set(asked) == {"train"}
+
+
+def test_without_the_package_one_line_says_so_and_the_experiment_on_nuclei_is_left_out(monkeypatch, tmp_path, capsys):
+    def absent(name):
+        raise nuclei.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(nuclei.metadata, "distribution", absent)
+    monkeypatch.setattr(nuclei, "nuclei", nuclei.nuclei.__wrapped__)
+    monkeypatch.setattr(claims, "fit_nuclei", None)  # nothing is trained
+    arguments = ["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path), "--claims", "gaps"]
+    monkeypatch.setattr(sys, "argv", ["unet.py", *arguments])
+    runpy.run_path(unet.__file__, run_name="__main__")
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "stardist" in each]
+    assert line.startswith("Left out: ")
+    assert line.endswith(nuclei.COMMAND)
+    record = json.loads((tmp_path / "record.json").read_text("utf-8"))
+    assert not {"gaps", "gaps_kept", "nuclei"} & {figure["name"] for figure in record["figures"]}
+    assert record["results"]["nuclei_merged_gap_plain"]["values"] == [None]
+    reasons = {each["reason"] for result in record["results"].values() for each in result["failed"]}
+    assert all(each.endswith(line.removeprefix("Left out: ")) for each in reasons)
+
+
 def test_the_file_to_read_uses_what_the_search_chose_and_no_choice_lies_at_the_edge():
-    kept = json.loads((Path(claims.__file__).parent / "unet.searches.json").read_text("utf-8"))["learning rate"]
-    assert kept["arms"]["skip"]["chosen"] == unet.RATE
-    assert not any(each["at_edge"] for each in kept["arms"].values())
+    kept = json.loads((Path(claims.__file__).parent / "unet.searches.json").read_text("utf-8"))
+    assert kept["learning rate"]["arms"]["skip"]["chosen"] == unet.RATE
+    assert set(kept["learning rate for nuclei"]["arms"]) == set(claims.GAP_ARMS)
+    assert not any(each["at_edge"] for search in kept.values() for each in search["arms"].values())
 
 
 def test_published_weights_are_refused_since_there_are_none():

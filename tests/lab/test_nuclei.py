@@ -23,16 +23,20 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_picture
 def test_the_bands_of_the_splits_tile_the_picture_without_overlap() -> None:
-    bands = {split: nuclei.nuclei(split)[0] for split in SPLITS}
+    bands = {split: nuclei.nuclei(split, binned=1)[0] for split in SPLITS}
     whole = torch.from_numpy(nuclei._read(nuclei.PICTURE).astype("float32") / 255)
     assert torch.equal(torch.cat([bands["train"], bands["val"], bands["test"]]), whole)
-    assert sorted(nuclei.ROWS.values()) == [(0, 256), (256, 320), (320, 512)]
+    assert all(first % 16 == last % 16 == 0 for first, last in nuclei.ROWS.values()), (
+        "three poolings of binned pixels fit"
+    )
 
 
 @needs_picture
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_count_the_nuclei_of_a_band_from_1(split: nuclei.Split) -> None:
-    image, labels = nuclei.nuclei(split)
+@pytest.mark.parametrize("binned", [1, 2])
+def test_labels_count_the_nuclei_of_a_band_from_1(split: nuclei.Split, binned: int) -> None:
+    image, labels = nuclei.nuclei(split, binned)
+    assert image.shape[1] == 512 // binned
     assert image.shape == labels.shape
     assert (image.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert 0 <= image.min() < image.max() <= 1
