@@ -123,7 +123,7 @@ if __name__ == "__main__":
 
 # %%
 if __name__ == "__main__":
-    train(run, model, run.seeds[0], RATE)
+    train(run, model, run.seeds[0], RATE, "cosine")
     test = cropped("test", preset.slices[2], FIXED, preset.millimetres)
     tissues = [
         f"{name.removeprefix('dice_')} {value:.2f}"

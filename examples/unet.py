@@ -30,11 +30,11 @@ from lab.figures import Figure, Style, panels, show_image
 from lab.pieces import distances, draw_gaps
 from lab.run import Run
 from lab.slices import CLASSES, FIXED, cropped, dices, draw_maps, legend, painted, segmented, smallest_near
-from lab.training import count_parameters, fit, minibatches, seed_everything
+from lab.training import Schedule, count_parameters, fit, minibatches, seed_everything
 from torch import Tensor, nn
 
 DEPTH = 3  # poolings
-RATE = 2.5e-3  # peak learning rate, see claims/unet.searches.json
+RATE = 2e-3  # peak learning rate, see claims/unet.searches.json
 W0, SIGMA = 10.0, 5.0  # of the paper; sigma in pixels
 SYNCHRONISATIONS_PER_STEP = 0  # slices and class weights lie on the device
 
@@ -244,8 +244,11 @@ if __name__ == "__main__":
 
 
 # %%
-def train(run: Run, model: nn.Module, seed: int, rate: float = RATE) -> None:
-    """Trains a network in place; with one seed, all networks see the same slices in the same order."""
+def train(run: Run, model: nn.Module, seed: int, rate: float = RATE, schedule: Schedule = "onecycle") -> None:
+    """Trains a network in place; with one seed, all networks see the same slices in the same order.
+
+    The rate grows for 30 % of the steps. After a start of 5 %, one in seven networks without skips found no tumour at all.
+    """
     preset, data = PRESETS[run.preset], training_slices(run, seed)
     weights = balance(data[1])
 
@@ -254,7 +257,8 @@ def train(run: Run, model: nn.Module, seed: int, rate: float = RATE) -> None:
 
     batches = minibatches(data, preset.batch, preset.steps, seed)
     model.to(memory_format=torch.channels_last)
-    fit(model, batches, loss, steps=preset.steps, learning_rate=rate * preset.rate, device=run.device)
+    rate *= preset.rate
+    fit(model, batches, loss, steps=preset.steps, learning_rate=rate, schedule=schedule, device=run.device)
 
 
 if __name__ == "__main__":
@@ -335,6 +339,6 @@ if __name__ == "__main__":
 # - Batch norm follows each convolution. The paper has no normalisation.
 # - Three poolings in place of four, and far fewer channels.
 # - The second term of the weight map serves for the nuclei alone, and within cells it is zero.
-# - AdamW with a cosine schedule in place of SGD with momentum 0.99; no dropout at the deepest level.
+# - AdamW with a one-cycle schedule in place of SGD with momentum 0.99; no dropout at the deepest level.
 # - Elastic deformation, rotation and contrast come with the data, once per slice and not anew at each step.
 # - No cell with published weights: those of the paper are for Caffe, and no library here has them.

@@ -60,7 +60,7 @@ def data_of(run: Run, split: Split) -> BrainSlices:
 def fit(run: Run, arm: str, seed: int, rate: float) -> UNet:
     seed_everything(seed)
     model = build(arm, run.preset)
-    train(run, model, seed, rate)
+    train(run, model, seed, rate, "cosine")
     return model
 
 

@@ -91,7 +91,7 @@ def rates_of(run: Run) -> dict[str, float]:
     def score(arm: str, rate: float, seed: int) -> float:
         return slices.mean_dice(fit(run, arm, seed, rate), data_of(run, "val"))
 
-    return study.search(run, "learning rate", (*ARMS, *SHALLOW_ARMS), (1e-3, 2.5e-3, 6.25e-3), score)
+    return study.search(run, "learning rate", (*ARMS, *SHALLOW_ARMS), (2e-3, 5e-3, 1.25e-2), score)
 
 
 @cache
