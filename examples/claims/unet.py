@@ -311,7 +311,8 @@ def gaps(run: Run) -> None:
     """Do heavy weights on thin gaps keep touching nuclei apart, on a real picture?"""
     preset, arms = PRESETS[run.preset], {arm: name.replace("\n", " ") for arm, name in GAP_ARMS.items()}
     sizes = dict.fromkeys(GAP_ARMS, count_parameters(UNet(preset.widths[DEPTH], classes=2)))
-    data = f"{preset.crops} crops of {CROP} x {CROP} pixels of a fluorescence picture; other bands choose the rate and test"
+    data = f"{preset.crops} crops of {CROP} x {CROP} pixels of a fluorescence picture, binned 2 x 2, since at its full size no "
+    data += "arm parted nuclei of the validation band after as many steps; other bands of it choose the rate and test"
     power = {"control": "Where gaps are labelled as nuclei, more nuclei run together.",
              "result": "nuclei_merged_gap_closed", "above": 0.05}  # fmt: skip
     steps = preset.crop_steps
