@@ -335,7 +335,7 @@ if __name__ == "__main__":
 # ## Unlike the papers
 # - Regions are drawn around true objects: no proposal network, no background, no suppression, and box heads without classes.
 # - Mask Scoring R-CNN estimates one IoU for each class, and its gradient reaches the features; here it is one number, of the
-#   mask inside its box, and trains its own layers only. Classes are learnt too, but in so few steps they stay near chance.
+#   mask inside its box, and trains its own layers only. Classes are learnt, too, but not at the rates of the claims.
 # - Points read maps of strides two and four; masks end at 56 x 56 cells, those of PointRend at 224 x 224. The fourth repair, the
 #   recipe of torchvision's v2, is a matter of long training and is not tried here.
 # - Everything is trained for seconds on scenes of 64 px. What holds here explains a mechanism; it says nothing about COCO.

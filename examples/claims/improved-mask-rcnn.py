@@ -299,15 +299,28 @@ def estimates(run: Run, seed: int) -> tuple[Tensor, Tensor]:
     return model.estimate(regions, model.grid(regions).float()).cpu(), quality
 
 
+@torch.inference_mode()
+def classes_right(run: Run, seed: int) -> float:
+    """Test objects (%) whose class the network of the grid names, in true boxes."""
+    scenes, model = split_of(run, "test", seed), trained(run, "grid", seed)
+    boxes, labels = rcnn.targets_of(scenes)
+    regions = rcnn.crop(model.maps(scenes.images.to(run.device))[0], boxes.to(run.device), mask.CUT, mask.STRIDE)
+    named = model.classes(regions.flatten(0, 1)).argmax(1).cpu().view_as(labels)
+    return 100 * (named == labels)[labels >= 0].float().mean().item()
+
+
 def scores(run: Run) -> None:
     """Does a head that sees a mask know how good the mask is?"""
     pairs = [estimates(run, seed) for seed in run.seeds]
     kept = study.measured(run, ["grid"], lambda arm, seed: grid_of(run, seed))
-    limit = "In so short a training the class head stays near chance, so there is no ranking by class to improve."
+    limit = "At the learning rate that masks ask for, the class head learns nothing, so there is no ranking by class to improve."
     floor = kept.floor(REACHED, "mask_iou", mean_mask(run), ["grid"])
     experiment = opened(run, scores, ["grid"], "slightly wrong boxes", floor=floor, cannot_show=limit)
     ranks = kept.counted("grid", [float(spearmanr(*pair).statistic) for pair in pairs])
     experiment.result("rank_estimate", ranks, unit="", meaning="Rank correlation of the estimate with mask IoU",
+                      failed=kept.reasons("undefined", "grid"))  # fmt: skip
+    right = kept.counted("grid", [classes_right(run, seed) for seed in run.seeds])
+    experiment.result("classes_right", right, unit="%", meaning="Objects whose class this network names; 10 % by chance",
                       failed=kept.reasons("undefined", "grid"))  # fmt: skip
     experiment.figure(
         "scores",

@@ -209,3 +209,12 @@ def test_a_network_that_adds_nothing_to_its_boxes_counts_as_failed() -> None:
 def test_all_arms_were_searched_alike() -> None:
     kept = json.loads((Path(claims.__file__).parent / "improved-mask-rcnn.searches.json").read_text("utf-8"))
     assert set(kept["learning rate"]["arms"]) == set(ARMS)
+
+
+def test_the_classes_named_right_are_counted_over_objects_and_not_over_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, labels = claims.build(SMOKE, "grid").eval(), torch.cat(improved.scenes_of(SMOKE, "test", 0).labels)
+    with torch.no_grad():
+        model.classes[-1].weight.zero_()
+        model.classes[-1].bias.copy_(torch.eye(improved.CLASSES)[labels[0]])  # whatever it sees, it says this one
+    monkeypatch.setattr(claims, "trained", lambda *_: model)
+    assert claims.classes_right(Asked, 0) == pytest.approx(100 * (labels == labels[0]).float().mean().item())
