@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from lab import study
 from lab.data import Split
@@ -164,6 +165,16 @@ def on_scenes(
         part = detect(scenes.images[start : start + IMAGES_AT_ONCE].to(device))
         found += [{name: value.float().cpu() for name, value in each.items()} for each in part]
     return found
+
+
+def all_found(run: Run, benchmark: Benchmark, trained: Trained[M], detect: Detect[M]) -> list[int]:
+    """Test scenes with a confident box, of an IoU of 0.5, on each object and no other, to be drawn; all where there is none."""
+    right = []
+    for index, each in enumerate(on_scenes(partial(detect, trained.model), trained.test, run.device)):
+        sure, boxes = each["boxes"][each["scores"] >= benchmark.confidence], trained.test.boxes[index]
+        if len(sure) == len(boxes) and (box_iou(sure, boxes) >= 0.5).any(0).all():
+            right.append(index)
+    return right or [*range(len(trained.test))]
 
 
 def truth(scenes: Scenes) -> list[dict[str, Tensor]]:

@@ -109,6 +109,23 @@ def test_a_curve_that_nobody_follows_has_its_last_point_only(tmp_path: Path, eve
     assert [step for step, _ in trained.curve] == points
 
 
+def test_pictures_are_of_scenes_whose_objects_are_all_found_and_nothing_else(tmp_path: Path) -> None:
+    run = Run("detr", Settings("smoke", torch.device("cpu"), (0,), tmp_path, "random"))
+    test = scenes_of(SMOKE, "test", 0)
+    known = iter(truth(test))
+
+    def but_for_two(model: Anywhere, images: Tensor) -> list[dict[str, Tensor]]:
+        found = [each | {"scores": torch.ones(len(each["labels"]))} for each, _ in zip(known, images, strict=False)]
+        found[1] = {name: torch.cat([each, each[:1]]) for name, each in found[1].items()}  # one box too many
+        found[3]["boxes"] = found[3]["boxes"] + 40  # as many as there are, but elsewhere
+        return found
+
+    trained = detectors.Trained(Anywhere(), test, [])
+    assert detectors.all_found(run, SMOKE, trained, but_for_two) == [i for i in range(len(test)) if i not in (1, 3)]
+    nothing = lambda model, images: [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0)} for _ in images]  # noqa: E731
+    assert detectors.all_found(run, SMOKE, trained, nothing) == [*range(len(test))]
+
+
 def test_steps_to_half_are_interpolated() -> None:
     assert steps_to_half([(10, 0.0), (20, 4.0), (30, 8.0)]) == 20
     assert steps_to_half([(10, 8.0), (20, 8.0)]) == 5
