@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 CSS_DPI = 96  # CSS pixels in an inch
 PICTURE_DPI = 2 * CSS_DPI  # pictures at twice the CSS resolution, for sharp screens
 LARGEST_SVG = 600_000  # bytes; beyond it a bitmap is the lighter file
-WEBP = {"quality": 90, "method": 6}  # an eighth of the bytes of PNG where most of a figure is a photograph
+WEBP = {"quality": 90, "method": 4}  # an eighth of the bytes of PNG where most of a figure is a photograph
 BOX_COLOUR = "#F2D34B"
 LARGEST_PIXEL_ART = 160  # images up to this side keep their own pixels, larger ones are resampled
 

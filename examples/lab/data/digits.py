@@ -83,12 +83,10 @@ def shifted_digits(split: Split, size: int, canvas: int, seed: int, *, count: in
 
 def placed(images: Tensor, canvas: int, generator: torch.Generator) -> Tensor:
     """Puts each image at a random place of a black canvas: (B, 1, S, S) -> (B, 1, canvas, canvas), on their device."""
-    B, S, device = len(images), images.shape[-1], images.device
-    top, left = torch.randint(canvas - S + 1, (2, B, 1), generator=generator, device=device)  # each (B, 1)
-    rows, columns = (at + torch.arange(S, device=device) for at in (top, left))  # each (B, S)
-    out = torch.zeros(B, canvas, canvas, device=device)
-    out[torch.arange(B, device=device)[:, None, None], rows[:, :, None], columns[:, None]] = images[:, 0]
-    return out[:, None]
+    room, B = canvas - images.shape[-1], len(images)
+    top, left = torch.randint(room + 1, (2, B), generator=generator, device=images.device)  # each (B,)
+    windows = functional.pad(images[:, 0], (room,) * 4).unfold(1, canvas, 1).unfold(2, canvas, 1)  # views, not copies
+    return windows[torch.arange(B, device=images.device), room - top, room - left][:, None]
 
 
 def digits_at_places(split: Split, size: int, canvas: int, places: int) -> tuple[Tensor, Tensor]:
