@@ -31,6 +31,7 @@ from lab.figures import Figure, Style, panels, show_heat, show_image
 from lab.metrics import accuracy
 from lab.run import Run
 from lab.training import count_parameters, fit, minibatches, seed_everything
+from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 DIGIT, CANVAS, CLASSES = 28, 32, 10  # side of a digit and of its canvas in pixels; number of classes
@@ -91,16 +92,16 @@ class PatchEmbedding(nn.Module):
 
 
 def draw_patches(style: Style, photo: Tensor) -> Figure:
-    """A photograph (3, 224, 224), and its patches of 32 px with their places in the sequence."""
-    tiles = patches_from_images(photo[None], 32).reshape(49, 3, 32, 32)
-    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
-    subfigures: Any = figure.subfigures(1, 2)
-    whole, parts = subfigures
-    show_image(whole.subplots(), photo, "224 x 224 pixels")
-    parts.suptitle("49 patches, 49 tokens", fontsize=10, fontweight="bold")
-    for place, (ax, tile) in enumerate(zip(parts.subplots(7, 7).flat, tiles, strict=True), start=1):
-        show_image(ax, tile)
-        ax.text(0.5, 0.5, str(place), color="white", ha="center", va="center", fontsize=9, transform=ax.transAxes)
+    """A photograph (3, 224, 224), and its patches of 32 px, a gap around each, with their places in the sequence."""
+    tiles = patches_from_images(photo[None], 32).reshape(7, 7, 3, 32, 32)
+    apart = torch.tensor(to_rgb(style.page))[:, None, None].repeat(7, 7, 1, 38, 38)  # all gaps
+    apart[..., 3:-3, 3:-3] = tiles
+    figure, axes = panels(1, 2, width=5.4, height=3.0)
+    show_image(axes[0, 0], photo, "224 x 224 pixels")
+    show_image(axes[0, 1], apart.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3), "49 patches, 49 tokens")
+    for place in range(49):
+        y, x = (38 * at + 18.5 for at in divmod(place, 7))
+        axes[0, 1].text(x, y, str(place + 1), color="white", ha="center", va="center", fontsize=9)
     return figure
 
 
@@ -164,9 +165,14 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(width, eps=1e-6), SelfAttention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), MLP(width)
 
+    def attend(self, z: Tensor) -> Tensor:
+        return z + self.attn(self.norm1(z))  # Eq. 2
+
+    def think(self, z: Tensor) -> Tensor:
+        return z + self.mlp(self.norm2(z))  # Eq. 3, each token for itself
+
     def forward(self, z: Tensor) -> Tensor:
-        z = z + self.attn(self.norm1(z))  # Eq. 2
-        return z + self.mlp(self.norm2(z))  # Eq. 3
+        return self.think(self.attend(z))
 
 
 class ViT(nn.Module):
@@ -185,8 +191,9 @@ class ViT(nn.Module):
         return torch.cat([self.cls_token.expand(len(images), -1, -1), self.patch_embed(images)], 1) + self.pos_embed
 
     def forward(self, images: Tensor) -> Tensor:
-        z = self.blocks(self.embed(images))
-        return self.head(self.norm(z[:, 0]))  # Eq. 4: only the class token is read
+        last: Any = self.blocks[-1]
+        z = last.attend(self.blocks[:-1](self.embed(images)))[:, 0]  # only the class token is read,
+        return self.head(self.norm(last.think(z)))  # so the last Eq. 3 is left out for the others; Eq. 4
 
     def attention(self, images: Tensor) -> Tensor:
         """The attention weights of all blocks, (L, B, k, N + 1, N + 1)."""

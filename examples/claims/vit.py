@@ -36,7 +36,8 @@ SIDES = (224, 448, 672, 896, 1120)  # of images in pixels, whose cost is worked 
 
 def convolutions(widths: Sequence[int]) -> nn.Sequential:
     """3x3 convolutions with batch norm and ReLU, each halves the image: (B, 1, H, W) -> (B, D, H / 2^n, W / 2^n)."""
-    return nn.Sequential(*(Conv2dNormActivation(a, b, stride=2) for a, b in pairwise((1, *widths))))
+    layers = nn.Sequential(*(Conv2dNormActivation(a, b, stride=2) for a, b in pairwise((1, *widths))))
+    return layers.to(memory_format=torch.channels_last)  # faster, also on a CPU
 
 
 class CNN(nn.Module):
@@ -103,8 +104,13 @@ def digits_of(run: Run, split: str = "test", places: int = PLACES) -> tuple[Tens
 
 
 @torch.inference_mode()
+def predicted(model: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image, (n,)."""
+    return torch.cat([model(part).argmax(1) for part in images.split(100)])
+
+
 def percent_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return 100 * accuracy(model(images), labels)
+    return 100 * accuracy(predicted(model, images), labels)
 
 
 @cache
@@ -258,8 +264,7 @@ def patch_order(run: Run) -> None:
     for name, arm in (("with", "vit"), ("without", WITHOUT)):
         nets = [copy.deepcopy(each.model).cpu().double() for each in trained(run, arm, PRESETS[run.preset].sizes[-1])]
         for net in nets:
-            with torch.inference_mode():
-                before, after = net(images).argmax(1), net(shuffled).argmax(1)
+            before, after = predicted(net, images), predicted(net, shuffled)
             right = {"in_order": 100 * accuracy(before, labels), "shuffled": 100 * accuracy(after, labels)}
             found.setdefault(name, []).append(right | {"changed": 100 * (1 - accuracy(after, before))})
     scores = Scores(run.seeds, found)
