@@ -168,15 +168,16 @@ class TransformerLayer(nn.Module):
         """Weights (E, heads), and the products (E, heads, D / heads) whose sums are the scores."""
         source, target = edges
         q, k = (projection(h).unflatten(-1, (self.heads, -1)) for projection in (self.q, self.k))
-        products = q[target] * k[source] / q.shape[-1] ** 0.5
+        products = q.index_select(0, target) * k.index_select(0, source) / q.shape[-1] ** 0.5
         if self.bonds:
             products = products * self.edge(e).unflatten(-1, (self.heads, -1))  # Eq. 12
         exponents = products.sum(-1).clamp(-5, 5).exp()  # clamped for stability, as in the paper
-        return exponents / gather(exponents, target, len(h))[target].clamp(min=1e-6), products
+        sums = gather(exponents, target, len(h)).index_select(0, target)  # faster than [target]
+        return exponents / sums.clamp(min=1e-6), products
 
     def forward(self, h: Tensor, e: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         weights, products = self.attend(h, e, edges)
-        values = self.v(h).unflatten(-1, (self.heads, -1))[edges[0]]
+        values = self.v(h).unflatten(-1, (self.heads, -1)).index_select(0, edges[0])
         attended = gather(weights[..., None] * values, edges[1], len(h)).flatten(1)  # (n, heads, D / heads) -> (n, D)
         return self.nodes(h, attended), self.edges(e, products.flatten(1)) if self.bonds else e
 

@@ -4,6 +4,7 @@
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from importlib import import_module
@@ -126,7 +127,7 @@ def part_right(run: Run, model: nn.Module, graphs: Graphs) -> float:
 class Trained(NamedTuple):
     model: nn.Module
     test: float
-    train: float  # part of right answers on the training graphs
+    train: float  # part of right answers on the training graphs where those are few, else NaN: nobody asks
 
 
 def fit(run: Run, name: str, seed: int, rate: float, count: int | None = None, split: Split = "test") -> Trained:
@@ -138,7 +139,7 @@ def fit(run: Run, name: str, seed: int, rate: float, count: int | None = None, s
     model = build_arm(name, run.preset)
     steps = preset.ring_steps if arm.ring else preset.steps
     idea.train(model, run, data, steps, seed, rate, flips=arm.flips)
-    return Trained(model, part_right(run, model, test), part_right(run, model, data))
+    return Trained(model, part_right(run, model, test), part_right(run, model, data) if count else math.nan)
 
 
 @cache
