@@ -31,7 +31,6 @@ from lab.figures import Figure, Style, panels, show_heat, show_image
 from lab.metrics import accuracy
 from lab.run import Run
 from lab.training import count_parameters, fit, minibatches, seed_everything
-from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 DIGIT, CANVAS, CLASSES = 28, 32, 10  # side of a digit and of its canvas in pixels; number of classes
@@ -94,13 +93,14 @@ class PatchEmbedding(nn.Module):
 def draw_patches(style: Style, photo: Tensor) -> Figure:
     """A photograph (3, 224, 224), and its patches of 32 px, a gap around each, with their places in the sequence."""
     tiles = patches_from_images(photo[None], 32).reshape(7, 7, 3, 32, 32)
-    apart = torch.tensor(to_rgb(style.page))[:, None, None].repeat(7, 7, 1, 38, 38)  # all gaps
+    gap = torch.tensor([int(style.page[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    apart = gap[:, None, None].repeat(7, 7, 1, 38, 38)
     apart[..., 3:-3, 3:-3] = tiles
     figure, axes = panels(1, 2, width=5.4, height=3.0)
     show_image(axes[0, 0], photo, "224 x 224 pixels")
     show_image(axes[0, 1], apart.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3), "49 patches, 49 tokens")
     for place in range(49):
-        y, x = (38 * at + 18.5 for at in divmod(place, 7))
+        x, y = 38 * (place % 7) + 18.5, 38 * (place // 7) + 18.5
         axes[0, 1].text(x, y, str(place + 1), color="white", ha="center", va="center", fontsize=9)
     return figure
 

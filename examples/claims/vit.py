@@ -199,12 +199,8 @@ def draw_seen(style: Style, masks: Sequence[Tensor], shares: Sequence[float]) ->
     figure, axes = panels(1, 3, width=5.4, height=2.2)
     names = ("convolution 1", "convolution 2", "ViT, block 1")
     for ax, name, mask, share in zip(axes[0], names, masks, shares, strict=True):
-        show_image(
-            ax,
-            mask,
-            f"{name}\n{share:.2g} %".replace("1e+02", "100"),
-            cmap=ListedColormap([style.panel, style.cycle[0]]),
-        )
+        title = f"{name}\n{share:.2g} %".replace("1e+02", "100")
+        show_image(ax, mask, title, cmap=ListedColormap([style.panel, style.cycle[0]]))
     return figure
 
 
