@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -93,11 +93,11 @@ def hungarian(cost: Tensor, copies: int = 1) -> Tensor:
 
     cost (B, N, M), infinite where there is no object -> owner (B, N). Raises ValueError where a cost is NaN.
     """
-    owner = torch.full(cost.shape[:2], -1)
-    for image, costs in enumerate(cost.float().cpu()):
-        objects = (~costs[0].isposinf()).nonzero()[:, 0].repeat_interleave(copies)
-        queries, columns = linear_sum_assignment(costs[:, objects])
-        owner[image, queries] = objects[columns]
+    costs, owner = cost.float().cpu(), torch.full(cost.shape[:2], -1)
+    for mine, pairs in zip(owner.numpy(), costs.numpy(), strict=True):
+        objects = (pairs[0] != torch.inf).nonzero()[0].repeat(copies)
+        queries, columns = linear_sum_assignment(pairs[:, objects])
+        mine[queries] = objects[columns]
     return owner.to(cost.device)
 
 
@@ -108,9 +108,8 @@ def one_to_one(predictions: Predictions, targets: Targets) -> Tensor:
 
 if __name__ == "__main__":
     run = Run.start("detr", pretrained=True, needs={"memory_gb": 4, "minutes": 60, "card": "one GPU", "estimate": True})
-    objects = Targets(
-        torch.tensor([[[0.3, 0.5, 0.2, 0.3], [0.45, 0.5, 0.2, 0.3]]]), torch.zeros(1, 2, dtype=torch.long)
-    )
+    two = torch.tensor([[[0.3, 0.5, 0.2, 0.3], [0.45, 0.5, 0.2, 0.3]]])
+    objects = Targets(two, torch.zeros(1, 2, dtype=torch.long))
     boxes = torch.tensor([[[0.38, 0.5, 0.2, 0.3], [0.3, 0.6, 0.3, 0.4], [0.8, 0.2, 0.2, 0.3]]])
     guess = Predictions(torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.0, 2.0]]]), boxes)
     cost, owner = matching_cost(guess, objects)[0], one_to_one(guess, objects)[0]
@@ -143,9 +142,8 @@ if __name__ == "__main__":
     hits = torch.cat([objects.boxes, boxes[:, 2:]], 1)  # two objects, and a third query that says no object
     found = Predictions(torch.tensor([[[4.0, 0.0], [4.0, 0.0], [0.0, 4.0]]]), hits)
     again = Predictions(found.logits[:, [0, 1, 0]], hits[:, [0, 1, 0]])
-    paid = {
-        name: set_loss(each, objects, one_to_one(each, objects)) for name, each in (("once", found), ("twice", again))
-    }
+    cases = {"once": found, "twice": again}
+    paid = {name: set_loss(each, objects, one_to_one(each, objects)) for name, each in cases.items()}
     run.show("set_loss", [{"the first object is found": name, "loss": loss.item()} for name, loss in paid.items()])
 
 # %% [markdown]
@@ -232,18 +230,27 @@ def loss_of(model: nn.Module, scenes: Any, assign: Assign = one_to_one, empty: f
     return set_loss(layers, targets, assign(layers, targets), empty)
 
 
-def detect(model: nn.Module, images: Tensor, suppress: bool = False, layer: int = -1) -> list[dict[str, Tensor]]:
+def detect(model: nn.Module, images: Tensor, suppress: bool = False) -> list[dict[str, Tensor]]:
     """Boxes in pixels, scores and labels of each image; where `suppress`, after NMS at an IoU of 0.5 within a class."""
-    logits, boxes = (each[layer] for each in model(images))
+    logits, boxes = (each[-1] for each in model(images))
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # (B, N), (B, N)
     parts = zip(xyxy_from_cxcywh(boxes) * images.shape[-1], scores, labels, strict=True)
     found = [dict(zip(("boxes", "scores", "labels"), each, strict=True)) for each in parts]
     return [suppressed(each) for each in found] if suppress else found
 
 
+@cache
+def train(run: Run, seed: int, rate: float, empty: float) -> detectors.Trained[Any]:
+    """A detector for this seed, once for the pictures and the experiments."""
+    seed_everything(seed)
+    preset, benchmark, loss = PRESETS[run.preset], detectors.BENCHMARKS[run.preset], partial(loss_of, empty=empty)
+    model, rate = DETR(preset, benchmark), preset.rate * rate
+    return detectors.train(run, benchmark, seed, model, loss, detect, learning_rate=rate, what="DETR")
+
+
 if __name__ == "__main__":
-    rate = preset.rate * RATE
-    trained = detectors.train(run, benchmark, run.seeds[0], model, loss_of, detect, learning_rate=rate, what="DETR")
+    trained = train(run, run.seeds[0], RATE, EMPTY)
+    model = trained.model
     run.show("trained", [{"steps": step, "AP on test scenes (%)": ap} for step, ap in trained.curve[::3]])
 
 # %% [markdown]
@@ -262,9 +269,7 @@ def draw_costs(style: Style, scene: Any, said: Predictions, targets: Targets) ->
     boxes = xyxy_from_cxcywh(said.boxes[0, queries]) * scene.images.shape[-1]
     draw_boxes(axes[0, 0], boxes, [str(int(query)) for query in queries], colour="white", linestyle=":")
     axes[0, 1].imshow(cost.T.numpy(), cmap=style.sequential, aspect="auto")
-    axes[0, 1].plot(
-        queries, owner[queries], "s", color="white", markeredgecolor="black", markersize=9, linestyle="none"
-    )
+    axes[0, 1].plot(queries, owner[queries], "s", color="white", mec="black", ms=9, ls="none")
     axes[0, 1].set(title="cost of every pair", xlabel="query", ylabel="object", yticks=range(cost.shape[1]))
     axes[0, 1].grid(False)
     return figure

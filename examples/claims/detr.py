@@ -9,9 +9,9 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from detr import DETR, EMPTY, PRESETS, Predictions, detect, hungarian, loss_of, matching_cost, one_to_one
+from detr import DETR, EMPTY, PRESETS, Predictions, detect, hungarian, loss_of, matching_cost, one_to_one, train
 from lab import detectors, study
-from lab.boxes import Targets, grid_points
+from lab.boxes import Targets, grid_points, suppressed
 from lab.data import Split
 from lab.figures import Figure, Style, draw_boxes, panels, show_image
 from lab.run import Experiment, Run
@@ -101,10 +101,12 @@ ASSIGNMENTS: Mapping[str, Callable[[Predictions, Targets], Tensor]] = {
 Trained = detectors.Trained[nn.Module]
 
 
-def train(run: Run, arm: str, seed: int, rate: float, empty: float, split: Split = "test") -> Trained:
+def train_arm(run: Run, arm: str, seed: int, rate: float, empty: float, split: Split = "test") -> Trained:
     """One arm on the benchmark; the curve is measured where the experiment on convergence needs it."""
+    if (arm, split) == ("set", "test"):
+        return train(run, seed, rate, empty)
     benchmark = detectors.BENCHMARKS[run.preset]
-    if arm not in ("set", "dense") or split == "val":
+    if arm != "dense" or split == "val":
         benchmark = replace(benchmark, every=benchmark.steps[0])
     seed_everything(seed)
     loss, read = partial(loss_of, assign=ASSIGNMENTS[arm], empty=empty), partial(detect, suppress=arm in READ_WITH_NMS)
@@ -116,8 +118,9 @@ def train(run: Run, arm: str, seed: int, rate: float, empty: float, split: Split
 def settings_of(run: Run) -> dict[str, tuple[float, float]]:
     """Learning rate and weight of no object of each arm, both searched alike for all; AP on validation scenes decides."""
 
+    @cache  # the second search starts with a weight that the first one has trained
     def score(arm: str, seed: int, rate: float, empty: float) -> float:
-        return train(run, arm, seed, rate, empty, "val").curve[-1][1]
+        return train_arm(run, arm, seed, rate, empty, "val").curve[-1][1]
 
     arms = tuple(ARMS)
     rates = study.search(
@@ -132,23 +135,24 @@ def settings_of(run: Run) -> dict[str, tuple[float, float]]:
 @cache
 def trained(run: Run, arm: str) -> list[Trained]:
     """One model for each seed."""
-    return [train(run, arm, seed, *settings_of(run)[arm]) for seed in run.seeds]
+    return [train_arm(run, arm, seed, *settings_of(run)[arm]) for seed in run.seeds]
 
 
-def measures(run: Run, each: Trained, suppress: bool, layer: int = -1) -> dict[str, float]:
-    """Those of all detectors, of the boxes of one layer."""
-    found = detectors.on_scenes(partial(detect, each.model, suppress=suppress, layer=layer), each.test, run.device)
-    return detectors.measures(found, each.test, detectors.BENCHMARKS[run.preset])
+def measures(run: Run, each: Trained) -> tuple[dict[str, float], dict[str, float]]:
+    """Those of all detectors, of its boxes as they are and of those that suppression leaves."""
+    found = detectors.on_scenes(partial(detect, each.model), each.test, run.device)
+    both, benchmark = (found, [suppressed(one) for one in found]), detectors.BENCHMARKS[run.preset]
+    raw, final = (detectors.measures(boxes, each.test, benchmark) for boxes in both)
+    return raw, final
 
 
 @cache
 def scores_of(run: Run, arms: tuple[str, ...]) -> Scores:
     """Every arm, as it is and, as `<arm>_nms`, after suppression; failed trainings are marked."""
-    found = {
-        arm + "_nms" * suppress: [measures(run, each, suppress) for each in trained(run, arm)]
-        for arm in arms
-        for suppress in (False, True)
-    }
+    found: dict[str, list[dict[str, float]]] = {}
+    for arm in arms:
+        raw, final = zip(*(measures(run, each) for each in trained(run, arm)), strict=True)
+        found |= {arm: list(raw), f"{arm}_nms": list(final)}
     scores = Scores(run.seeds, found)
     for arm in arms:
         scores.floor("AP50 after suppression", "ap50", FLOOR, [f"{arm}_nms"])
