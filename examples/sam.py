@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -216,8 +216,9 @@ if __name__ == "__main__":
 
 
 # %%
-def train(run: Run, seed: int, rate: float = RATE, reach: Reach = best_of_three) -> SAM:
-    """A network for this seed; `reach` says which masks of a lone click the loss reaches."""
+@cache
+def train(run: Run, seed: int, rate: float, reach: Reach) -> SAM:
+    """A network for this seed, once for the pictures and the experiments; `reach`: which masks of a lone click learn."""
     preset, device = PRESETS[run.preset], run.device
     seed_everything(seed)
     model, generator = SAM(preset.width), torch.Generator(device).manual_seed(seed)
@@ -240,7 +241,7 @@ def segment(model: nn.Module, images: Tensor, prompts: Prompts) -> tuple[Tensor,
 
 
 if __name__ == "__main__":
-    model = train(run, run.seeds[0])
+    model = train(run, run.seeds[0], RATE, best_of_three)
     test = nested("test", preset.images[1], run.seeds[0])
     click = clicks(test.masks[:, :, 0], torch.Generator().manual_seed(0))
     masks, rated = segment(model, test.images, click)

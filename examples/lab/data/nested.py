@@ -7,6 +7,7 @@ with the same colours: what differs is the shapes alone.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ def unseen_shape(rng: np.random.Generator, side: int) -> np.ndarray[Any, Any]:
     return np.asarray(shapes[rng.integers(3)], dtype=np.float32)
 
 
+@lru_cache(maxsize=6)
 def nested(split: Split, count: int, seed: int, *, unseen: bool = False) -> Nested:
     """Scenes with two groups each, side by side or one above the other."""
     rng = np.random.default_rng([seed, ("train", "val", "test").index(split), unseen])
