@@ -1,7 +1,7 @@
 """Plumbing of two-stage detectors for a whole batch: targets, offsets, matching, sampling, suppression, features of regions.
 
 Everything is padded to fixed sizes, so that a training step neither loops over images nor waits for the device, except in
-`thinned`: what suppression leaves has a size of its own. Boxes are xyxy in pixels; over torchvision's operators.
+`left`, which asks after each round whether it was the last. Boxes are xyxy in pixels; over torchvision's operators.
 """
 
 # mypy: disable-error-code="no-any-return, no-untyped-call"
