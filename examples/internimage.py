@@ -74,6 +74,11 @@ def grid_of_nine() -> Tensor:
     return torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2)).float()
 
 
+def fixed_grid(height: int, width: int) -> Tensor:
+    """(H, W, 1, 9, 2): the points of each pixel before they move, rows and columns in pixels."""
+    return centres(height, width)[:, :, None, None] + grid_of_nine()
+
+
 def aggregate(values: Tensor, offsets: Tensor, factors: Tensor) -> Tensor:
     """The weighted sum of the values at the points, zero outside of the map.
 
@@ -81,11 +86,9 @@ def aggregate(values: Tensor, offsets: Tensor, factors: Tensor) -> Tensor:
     """
     batch, height, width, groups = factors.shape[:4]
     with offsets.device:
-        points = centres(height, width)[:, :, None, None] + grid_of_nine() + offsets
+        points = fixed_grid(height, width) + offsets
     row, column = points.unbind(-1)
-    grid = torch.stack(
-        [(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1
-    )  # pixels -> [-1, 1], columns first
+    grid = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1)  # from -1 to 1, columns first
     grid = grid.permute(0, 3, 1, 2, 4, 5).reshape(batch * groups, height, width * 9, 2)
     maps = values.float().permute(0, 3, 1, 2).reshape(batch * groups, -1, height, width)  # (B G, C / G, H, W)
     read = grid_sample(maps, grid, align_corners=False).unflatten(3, (width, 9))  # (B G, C / G, H, W, 9)
@@ -211,7 +214,7 @@ def train(model: nn.Module, run: Run, count: int, seed: int, rate: float) -> Non
 @torch.inference_mode()
 def percent_right(model: nn.Module, data: Any) -> float:
     device = next(model.parameters()).device
-    return 100 * accuracy(torch.cat([model(part.to(device)).cpu() for part in data.images.split(200)]), data.labels)
+    return 100 * accuracy(torch.cat([model(part.to(device)).cpu() for part in data.images.split(50)]), data.labels)
 
 
 def draw_digits(style: Style, images: Tensor) -> Figure:
@@ -224,10 +227,8 @@ def draw_digits(style: Style, images: Tensor) -> Figure:
 if __name__ == "__main__":
     test = deformed_digits("test", preset.digits[2], 0)
     train(model, run, preset.digits[0], run.seeds[0], RATE)
-    run.show(
-        "accuracy",
-        f"accuracy on {len(test)} test digits: {percent_right(model, test):.0f} %, chance: {100 // CLASSES} %",
-    )
+    right = f"{percent_right(model, test):.0f} %"
+    run.show("accuracy", f"accuracy on {len(test)} test digits: {right}, chance: {100 // CLASSES} %")
     run.figure(
         "digits",
         partial(draw_digits, images=test.images),
@@ -242,11 +243,11 @@ if __name__ == "__main__":
 
 # %%
 @torch.no_grad()
-def points_of(model: Any, images: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Points (B, H, W, G, 9, 2) in pixels of the map, and factors (B, H, W, G, 9), of a layer; on the CPU."""
-    block = model.blocks[layer]
-    offsets, factors = block.operator.predict(block.norms[0](model.maps(images.to(model.place.device))[layer]))
-    return centres(SIDE, SIDE)[:, :, None, None] + grid_of_nine() + offsets.cpu(), factors.cpu()
+def points_of(model: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer the points (B, H, W, G, 9, 2) in pixels of the map, and factors (B, H, W, G, 9); on the CPU."""
+    layers = zip(model.blocks, model.maps(images.to(model.place.device)), strict=False)
+    found = [block.operator.predict(block.norms[0](x)) for block, x in layers]
+    return [(fixed_grid(SIDE, SIDE) + offsets.cpu(), factors.cpu()) for offsets, factors in found]
 
 
 def draw_points(style: Style, images: Tensor, points: Tensor, factors: Tensor) -> Figure:
@@ -270,7 +271,7 @@ def draw_points(style: Style, images: Tensor, points: Tensor, factors: Tensor) -
 
 
 if __name__ == "__main__":
-    points, factors = points_of(model, test.images[:4], preset.layers - 1)
+    points, factors = points_of(model, test.images[:4])[-1]
     run.figure(
         "points",
         partial(draw_points, images=test.images[:4], points=points, factors=factors),

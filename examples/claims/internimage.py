@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from internimage import (
     Network,
     aggregate,
     centres,
-    grid_of_nine,
+    fixed_grid,
     percent_right,
     points_of,
     train,
@@ -91,8 +91,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
-        return self.out(mixed).view_as(x)
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # written out: faster on a CPU for heads this narrow
+        return self.out((weights @ v).transpose(1, 2).flatten(2)).view_as(x)
 
 
 def operator(arm: str, width: int, groups: int) -> nn.Module:
@@ -185,12 +185,10 @@ def on_object(points: Tensor, images: Tensor) -> float:
     return float(100 * hit.view(len(images), SIDE, SIDE, -1).mean(-1)[ink[:, 0]].mean())  # mean over groups and points
 
 
-def of_points(model: Network, data: Digits) -> dict[str, float]:
-    """How much the points of a network move from image to image, and how many lie on the digit; means over layers."""
-    seen = [points_of(model, data.images, layer)[0] for layer in range(len(model.blocks))]
-    fixed = centres(SIDE, SIDE)[:, :, None, None] + grid_of_nine()
-    share = sum(on_object(points, data.images) for points in seen) / len(seen)
-    of_grid = on_object(fixed.expand(len(data.images), *fixed.shape), data.images)
+def of_points(seen: Sequence[Tensor], images: Tensor) -> dict[str, float]:
+    """How much the points of each layer move from image to image, and how many lie on the digit; means over layers."""
+    share = sum(on_object(points, images) for points in seen) / len(seen)
+    of_grid = on_object(fixed_grid(SIDE, SIDE).expand(len(images), -1, -1, -1, -1, -1), images)
     vary = STRIDE * sum(float(points.std(0).mean()) for points in seen) / len(seen)
     return {"points_vary": vary, "on_object": share, "on_object_gain": share - of_grid}
 
@@ -207,14 +205,20 @@ class Frozen(nn.Module):
         return self.inner.out(aggregate(self.inner.value(x), offsets, factors))
 
 
-def frozen(model: Network, data: Digits) -> Network:
-    """The same network, whose points no longer depend on the image."""
+def frozen(model: Network, seen: Sequence[tuple[Tensor, Tensor]]) -> Network:
+    """The same network, whose points no longer depend on the image; `seen` are points and factors of each layer."""
     still: Any = copy.deepcopy(model)
-    for layer, block in enumerate(still.blocks):
-        points, factors = points_of(model, data.images, layer)
-        offsets = points - centres(SIDE, SIDE)[:, :, None, None] - grid_of_nine()
-        block.operator = Frozen(block.operator, offsets.mean(0, keepdim=True), factors.mean(0, keepdim=True))
+    for block, (points, factors) in zip(still.blocks, seen, strict=True):
+        offsets = points.mean(0, keepdim=True) - fixed_grid(SIDE, SIDE)
+        block.operator = Frozen(block.operator, offsets, factors.mean(0, keepdim=True))
     return still
+
+
+def outcome_of(model: Network, data: Digits) -> dict[str, float]:
+    """What the points of a network do, and the accuracy lost without a look at the input."""
+    seen = points_of(model, data.images)
+    lost = percent_right(model, data) - percent_right(frozen(model, seen), data)
+    return of_points([points for points, _ in seen], data.images) | {"lost": lost}
 
 
 def looks(run: Run) -> None:
@@ -223,9 +227,7 @@ def looks(run: Run) -> None:
     control = {"control": "The same operator with one set of points for all places of all images is less accurate.",
                "result": "dcn_over_static", "above": 0}  # fmt: skip
     experiment = opened(run, looks, ("dcn", "static"), power=control)
-    found = [of_points(model, test) for model in trained(run, "dcn")]
-    lost = [percent_right(model, test) - percent_right(frozen(model, test), test) for model in trained(run, "dcn")]
-    outcomes = {"dcn": [each | {"lost": value} for each, value in zip(found, lost, strict=True)]}
+    outcomes = {"dcn": [outcome_of(model, test) for model in trained(run, "dcn")]}
     scores, undefined = Scores(run.seeds, outcomes, scores_of(run).failed), "no place lies on a digit"
     for name, measure, unit, meaning in (
         ("points_vary", "points_vary", "px", "Spread of a point over images, mean of points and layers"),
@@ -333,7 +335,7 @@ def aggregate_torchvision(values: Tensor, offsets: Tensor, factors: Tensor) -> T
 def macs(module: nn.Module, side: int, width: int) -> float:
     """Multiply-accumulates of an operator on a map (1, side, side, width)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.zeros(1, side, side, width))
+        module(torch.zeros(1, side, side, width, device=next(module.parameters()).device))
     return counter.get_total_flops() / 2 + SAMPLING * width * side**2 * isinstance(module, DCNv3)
 
 
@@ -342,7 +344,9 @@ def price(run: Run) -> None:
     small, large, width = 32, 64, 64
     data = f"random maps of {width} channels, {small} and {large} places wide"
     experiment = run.experiment("price", question=str(price.__doc__), data=data)
-    for name, module in (("dcn", DCNv3(width, 4)), ("attention", Attention(width, 4))):
+    with torch.device("meta"):  # counted, never computed
+        modules = {"dcn": DCNv3(width, 4), "attention": Attention(width, 4)}
+    for name, module in modules.items():
         power = math.log(macs(module, large, width) / macs(module, small, width)) / (2 * math.log(large / small))
         meaning = f"Power of the number of places that MACs grow with, {ARMS[name]}"
         experiment.result(f"macs_exponent_{name}", [power], unit="", meaning=meaning, exact=True)

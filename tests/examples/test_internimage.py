@@ -87,13 +87,13 @@ def test_spread_is_the_root_mean_square_distance_in_pixels() -> None:
 
 def test_a_frozen_network_no_longer_moves_its_points_and_keeps_all_else() -> None:
     data, model = deformed_digits("test", 8, 0), claims.network_of("dcn", "smoke").eval()
-    same = claims.frozen(model, data)
+    same = claims.frozen(model, internimage.points_of(model, data.images))
     torch.testing.assert_close(same(data.images), model(data.images))  # untrained points move nowhere
     for block in model.blocks:
         nn.init.normal_(block.operator.offset.weight)
-    still = claims.frozen(model, data)
+    still = claims.frozen(model, internimage.points_of(model, data.images))
     assert not torch.allclose(still(data.images), model(data.images))
-    assert internimage.points_of(model, data.images, 0)[0].std(0).max() > 0, "the network itself is left as it was"
+    assert internimage.points_of(model, data.images)[0][0].std(0).max() > 0, "the network itself is left as it was"
 
 
 def test_the_control_reads_the_same_points_everywhere_and_learns_them() -> None:
