@@ -34,7 +34,7 @@ VIEWED = (8, 13, 20, 32, 53)  # channels of the encoder whose view is measured, 
 NOISE = 8  # images behind each gradient footprint
 MEASURES = {f"dice_{tissue}": Measure(f"Dice of {LABELS[label]}", "") for tissue, label in TISSUES.items()}
 MEASURES |= {
-    f"recall_{size}": Measure(f"part of the {size} tumours that is found", "", "no tumour of this size")
+    f"recall_{size}": Measure(f"{size} tumours: part found", "", "no tumour of this size")
     for size in SIZES
 }
 GAP_ARMS = {"border": "weighted\ngaps", "plain": "class\nweights", "closed": "no gaps\nlabelled"}
