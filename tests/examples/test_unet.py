@@ -300,6 +300,7 @@ def test_without_the_package_one_line_says_so_and_the_experiment_on_nuclei_is_le
     monkeypatch.setattr(claims, "fit_nuclei", None)  # nothing is trained
     arguments = ["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path), "--claims", "gaps"]
     monkeypatch.setattr(sys, "argv", ["unet.py", *arguments])
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # a test that ran before may have run a notebook
     runpy.run_path(unet.__file__, run_name="__main__")
     (line,) = [each for each in capsys.readouterr().out.splitlines() if "stardist" in each]
     assert line.startswith("Left out: ")
