@@ -33,10 +33,7 @@ FLOOR = 0.1  # Dice of tumours below which a training counts as failed; all of t
 VIEWED = (8, 13, 20, 32, 53)  # channels of the encoder whose view is measured, with the four poolings of the paper
 NOISE = 8  # images behind each gradient footprint
 MEASURES = {f"dice_{tissue}": Measure(f"Dice of {LABELS[label]}", "") for tissue, label in TISSUES.items()}
-MEASURES |= {
-    f"recall_{size}": Measure(f"{size} tumours: part found", "", "no tumour of this size")
-    for size in SIZES
-}
+MEASURES |= {f"recall_{size}": Measure(f"{size} tumours: part found", "", "no tumour of this size") for size in SIZES}
 GAP_ARMS = {"border": "weighted\ngaps", "plain": "class\nweights", "closed": "no gaps\nlabelled"}
 CROP = 48  # side in pixels of what a network sees of the nuclei at once
 NUCLEI = {
