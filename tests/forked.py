@@ -14,7 +14,7 @@ from pathlib import Path
 PRELOADED = ["torch", "torchvision", "torch._dynamo", "scipy.optimize", "sklearn.datasets", "matplotlib.pyplot"]
 """What most examples import, and what starts no threads that a fork would lose."""
 
-_server = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+_server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(PRELOADED)
 
 

@@ -78,8 +78,9 @@ def published_with(library: Library, number: Published, metric: str) -> Iterator
     same_metric = _by_metric(library).get((number.card, number.variant, metric), [])
     yield from (each for each, _ in same_metric if each.table == number.table)
     others = [(each, system) for each, system in same_metric if each.table != number.table]
-    mine = system_of(number) if others else None
-    yield from (each for each, system in others if mine and is_one(mine, system, with_input=metric != "parameters"))
+    if others:
+        mine, with_input = system_of(number), metric != "parameters"
+        yield from (each for each, system in others if is_one(mine, system, with_input=with_input))
 
 
 @functools.lru_cache(maxsize=2)

@@ -19,9 +19,7 @@ from scripts.site import render
 ABOUT = About(title="A <site>", summary="What it is about.")
 
 
-def test_a_model_with_a_hero_has_a_picture_and_every_other_page_that_of_the_site(
-    ready: Project,
-) -> None:
+def test_a_model_with_a_hero_has_a_picture_and_every_other_page_that_of_the_site(ready: Project) -> None:
     assert {path.name for path in (ready.docs / "previews").iterdir()} == {"alpha.jpg", "site.jpg"}
     for path in (ready.docs / "previews").iterdir():
         assert path.read_bytes()[:3] == b"\xff\xd8\xff", "a JPEG"
