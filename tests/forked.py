@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["torch", "torchvision", "torch._dynamo", "scipy.optimize", "sklearn.datasets", "matplotlib.pyplot"]
+PRELOADED = ["torch", "torchvision", "torch._dynamo", "scipy.optimize", "matplotlib.pyplot"]
 """What most examples import, and what starts no threads that a fork would lose."""
 
 _server = multiprocessing.get_context("forkserver")

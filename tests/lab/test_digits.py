@@ -4,6 +4,7 @@ import pytest
 import torch
 from lab.data import SPLITS
 from lab.data.digits import digit_splits, digits, shifted_digits
+from sklearn.datasets import load_digits
 from torch.nn import functional
 
 pytestmark = pytest.mark.torch
@@ -12,6 +13,13 @@ pytestmark = pytest.mark.torch
 def test_splits_are_disjoint_and_cover_the_file():
     indices = [index for part in digit_splits().values() for index in part]
     assert sorted(indices) == list(range(1797))
+
+
+def test_digits_are_those_that_the_package_gives():
+    images, labels = load_digits(return_X_y=True)
+    read = [digits(split) for split in ("train", "val", "test")]
+    assert torch.equal(torch.cat([each.images for each in read]).flatten(1).double(), torch.from_numpy(images / 16))
+    assert torch.equal(torch.cat([each.labels for each in read]), torch.from_numpy(labels).long())
 
 
 @pytest.mark.parametrize("split", SPLITS)
