@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -38,6 +40,27 @@ MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
 }
 
 
+TRAINING = ("schedule", "pretraining", "protocol")
+"""Conditions that say how a system was trained."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A variant in a framework, with its training and its input; what a source does not state is None."""
+
+    card: str
+    variant: str
+    framework: str | None
+    training: tuple[str | None, ...]
+    input: str | None
+
+    @functools.cached_property
+    def id(self) -> str:
+        """Unique on the card: `t-cascade-mask-r-cnn-36-epochs-800-x-1333`."""
+        parts = (self.variant, self.framework, *self.training, self.input)
+        return "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts if part)
+
+
 @dataclass(frozen=True)
 class Published:
     """One number of one variant, with all that is needed to judge it."""
@@ -61,6 +84,18 @@ class Published:
     @property
     def ref(self) -> str:
         return f"{self.card}/{self.variant}/{self.table}/{self.metric}"
+
+    @functools.cached_property
+    def given(self) -> Mapping[str, str]:
+        """The conditions that are stated, by name."""
+        stated: Mapping[str, str] = self.conditions.model_dump(exclude_none=True)
+        return stated
+
+    @functools.cached_property
+    def system(self) -> System:
+        """The system that it is of."""
+        of = self.given.get
+        return System(self.card, self.variant, of("framework"), tuple(of(name) for name in TRAINING), of("input"))
 
 
 def published(card: Card) -> Iterator[Published]:
@@ -113,7 +148,7 @@ def numbers_of(library: Library, slug: str) -> Iterator[Published]:
 def _macs_from_flops(number: Published) -> Published:
     value = number.quantity.value / 2
     halved = Quantity(printed=si(value), value=value)
-    return Published(**{**vars(number), "metric": "macs", "quantity": halved, "halved": True})
+    return dataclasses.replace(number, metric="macs", quantity=halved, halved=True)
 
 
 class BrokenCardError(LookupError):
@@ -180,7 +215,7 @@ def differences(a: Published, b: Published, words: Vocabulary) -> tuple[list[str
 
 def comparability(number: Published, words: Vocabulary) -> tuple[tuple[str, str], ...]:
     """The conditions, by name, on which it depends what a number may be ranked against: equal ones, equal footing."""
-    given = number.conditions.model_dump(exclude_none=True)
+    given = number.given
     return tuple((name, given[name]) for name in sorted(compared(number.metric, words)) if name in given)
 
 

@@ -8,7 +8,6 @@ Choose all join figures by the functions here, and by nothing else.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,28 +17,10 @@ from scripts.architectures.latency import Latency
 from scripts.cards.library import Library
 from scripts.cards.values import si
 from scripts.evidence.knowledge import Knowledge
-from scripts.evidence.published import Published, numbers_of
+from scripts.evidence.published import TRAINING, Published, System, numbers_of
 
 SizeMetric = Literal["parameters", "macs"]
 SIZES: tuple[SizeMetric, ...] = ("parameters", "macs")
-TRAINING = ("schedule", "pretraining", "protocol")
-
-
-@dataclass(frozen=True)
-class System:
-    """A variant in a framework, with its training and its input; what a source does not state is None."""
-
-    card: str
-    variant: str
-    framework: str | None
-    training: tuple[str | None, ...]
-    input: str | None
-
-    @property
-    def id(self) -> str:
-        """Unique on the card: `t-cascade-mask-r-cnn-36-epochs-800-x-1333`."""
-        parts = (self.variant, self.framework, *self.training, self.input)
-        return "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -58,12 +39,6 @@ def named(variant: str, framework: str | None) -> str:
     return f"{variant} in {framework}" if framework else variant
 
 
-def system_of(number: Published) -> System:
-    """The system that a published number is of."""
-    c = number.conditions
-    return System(number.card, number.variant, c.framework, tuple(getattr(c, name) for name in TRAINING), c.input)
-
-
 def is_one(a: System, b: System, *, with_input: bool = True) -> bool:
     """Whether a figure of `b` may stand with one of `a`: the same variant in the same framework at the same input.
 
@@ -76,20 +51,19 @@ def is_one(a: System, b: System, *, with_input: bool = True) -> bool:
 def published_with(library: Library, number: Published, metric: str) -> Iterator[Published]:
     """Published figures of a metric that are of the number's system: of its own row first, then of other rows."""
     same_metric = _by_metric(library).get((number.card, number.variant, metric), [])
-    yield from (each for each, _ in same_metric if each.table == number.table)
-    others = [(each, system) for each, system in same_metric if each.table != number.table]
-    if others:
-        mine, with_input = system_of(number), metric != "parameters"
-        yield from (each for each, system in others if is_one(mine, system, with_input=with_input))
+    yield from (each for each in same_metric if each.table == number.table)
+    with_input = metric != "parameters"
+    others = (each for each in same_metric if each.table != number.table)
+    yield from (each for each in others if is_one(number.system, each.system, with_input=with_input))
 
 
 @functools.lru_cache(maxsize=2)
-def _by_metric(library: Library) -> dict[tuple[str, str, str], list[tuple[Published, System]]]:
-    """The numbers of all cards, each with its system, by card, variant and metric."""
-    found: dict[tuple[str, str, str], list[tuple[Published, System]]] = {}
+def _by_metric(library: Library) -> dict[tuple[str, str, str], list[Published]]:
+    """The numbers of all cards, by card, variant and metric."""
+    found: dict[tuple[str, str, str], list[Published]] = {}
     for slug in library.cards:
         for number in numbers_of(library, slug):
-            found.setdefault((slug, number.variant, number.metric), []).append((number, system_of(number)))
+            found.setdefault((slug, number.variant, number.metric), []).append(number)
     return found
 
 
@@ -100,9 +74,9 @@ def cost(knowledge: Knowledge, number: Published, metric: SizeMetric) -> Cost | 
     """
     found = next(published_with(knowledge.library, number, metric), None)
     if found:
-        return Cost(system_of(found), found.quantity.value, found.quantity.printed)
+        return Cost(found.system, found.quantity.value, found.quantity.printed)
     counted = counted_system(knowledge, number.card, number.variant)
-    if counted and is_one(system_of(number), counted[0], with_input=metric == "macs"):
+    if counted and is_one(number.system, counted[0], with_input=metric == "macs"):
         value = float(getattr(counted[1], metric))
         return Cost(counted[0], value, si(value), counted=True)
     return None
@@ -134,5 +108,5 @@ def systems_of(knowledge: Knowledge, slug: str) -> dict[System, list[Published]]
     """The systems of a card, each with its published numbers, in the card's order."""
     found: dict[System, list[Published]] = {}
     for number in numbers_of(knowledge.library, slug):
-        found.setdefault(system_of(number), []).append(number)
+        found.setdefault(number.system, []).append(number)
     return found

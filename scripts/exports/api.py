@@ -11,9 +11,9 @@ from scripts.architectures.studies import Anatomy
 from scripts.cards.numbers import Cite
 from scripts.cards.schema import Card, Relation, Stated
 from scripts.evidence.knowledge import SIZE_METRICS, Knowledge
-from scripts.evidence.published import Published, index, own_size
+from scripts.evidence.published import TRAINING, Published, System, index, own_size
 from scripts.evidence.runs import Finding, Outcome
-from scripts.evidence.systems import SIZES, TRAINING, Cost, System, cost, measured_times, systems_of, times
+from scripts.evidence.systems import SIZES, Cost, cost, measured_times, systems_of, times
 from scripts.evidence.verdicts import Judged, joined
 from scripts.exports import checkpoints
 
@@ -192,7 +192,7 @@ def _cost(reported: Published | None, counted: float | None, unit: float) -> dic
 
 
 def _metric(number: Published, knowledge: Knowledge) -> dict[str, object]:
-    conditions = number.conditions.model_dump(exclude_none=True)
+    conditions = dict(number.given)
     return {
         "dataset": conditions.pop("dataset", None),
         "split": conditions.pop("split", None),

@@ -15,7 +15,7 @@ from scripts.cards.vocabulary import Question
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, index
-from scripts.evidence.systems import SIZES, cost, measured_times, system_of, times
+from scripts.evidence.systems import SIZES, cost, measured_times, times
 
 BYTES = 4  # of a weight in fp32
 ALIKE = ("dataset", "split", "metric", "tta", "protocol")
@@ -150,7 +150,7 @@ def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
             if c.hardware and c.batch == "1":
                 ms = time.quantity.value if time.metric == "latency" else 1000 / time.quantity.value
                 found.setdefault(", ".join(filter(None, [c.hardware, c.precision])), ms)
-        for timed in measured_times(knowledge, system_of(number)):
+        for timed in measured_times(knowledge, number.system):
             if timed.batch == 1 and timed.ms is not None:
                 threads = f", {timed.threads} threads" if timed.threads else ""
                 found.setdefault(f"{timed.device}{threads}, {timed.precision} (timed here)", timed.ms)

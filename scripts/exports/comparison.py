@@ -6,7 +6,7 @@ import json
 
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, comparability
-from scripts.evidence.systems import SIZES, cost, system_of
+from scripts.evidence.systems import SIZES, cost
 
 PLACE = ("dataset", "split")
 
@@ -37,7 +37,7 @@ def _entry(number: Published, knowledge: Knowledge, groups: dict[tuple[object, .
     given = dict(conditions)
     return {
         "variant": knowledge.library.cards[number.card].variants[number.variant].name,
-        "system": system_of(number).id,
+        "system": number.system.id,
         "cost": {metric: found.printed for metric in SIZES if (found := cost(knowledge, number, metric))},
         "metric": number.metric,
         "on": " ".join(given[name] for name in PLACE if name in given),

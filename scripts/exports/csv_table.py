@@ -8,7 +8,7 @@ import io
 from scripts.cards.numbers import Conditions
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import Published, numbers_of
-from scripts.evidence.systems import SIZES, Cost, cost, system_of
+from scripts.evidence.systems import SIZES, Cost, cost
 
 CONDITIONS = tuple(name for name in Conditions.model_fields if name != "metric")
 
@@ -38,18 +38,17 @@ def csv_of(knowledge: Knowledge) -> str:
 def _row(number: Published, knowledge: Knowledge) -> dict[str, object]:
     card = knowledge.library.cards[number.card]
     reference = card.references[number.source]
-    conditions = number.conditions.model_dump()
     return {
         "card": card.slug,
-        "system": system_of(number).id,
+        "system": number.system.id,
         "variant": number.variant,
         "name": card.variants[number.variant].name,
         "metric": number.metric,
         "value": f"{number.quantity.value:.15g}",
         "printed": number.quantity.printed,
         "unit": knowledge.library.vocabulary.metric(number.metric).unit,
-        **{name: conditions[name] or "" for name in CONDITIONS},
-        "metric_definition": conditions["metric"] or "",
+        **{name: number.given.get(name, "") for name in CONDITIONS},
+        "metric_definition": number.given.get("metric", ""),
         "table": number.table,
         "source": number.source,
         "source_title": reference.title,

@@ -112,7 +112,7 @@ def _claim(judged: Judged, card: Card, knowledge: Knowledge) -> str:
 
 
 def _number(number: Published, card: Card) -> str:
-    conditions = ", ".join(number.conditions.model_dump(exclude_none=True).values())
+    conditions = ", ".join(number.given.values())
     variant = card.variants[number.variant].name
     return f"- {variant}: {number.metric} {number.quantity.printed} ({conditions}; {number.source}, {number.where})"
 

@@ -85,7 +85,7 @@ def _quality(card: Card, variant: str, knowledge: Knowledge) -> list[Published]:
 
 
 def _hub_result(number: Published, card: Card, pipeline: str, knowledge: Knowledge) -> dict[str, object]:
-    conditions = number.conditions.model_dump(exclude_none=True)
+    conditions = dict(number.given)
     dataset, split = conditions.pop("dataset"), conditions.pop("split", None)
     reference = card.references[number.source]
     label = knowledge.library.vocabulary.metric(number.metric).label

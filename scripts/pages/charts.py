@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from scripts.cards.vocabulary import Metric
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, comparability
-from scripts.evidence.systems import SIZES, cost, system_of, times
+from scripts.evidence.systems import SIZES, cost, times
 from scripts.pages.chart_style import SCHEMES, SHAPES, Scheme, config, room, ticks
 from scripts.pages.environment import template
 from scripts.pages.labels import Named, Side, placed
@@ -138,7 +138,7 @@ def _point(number: Published, x: float, knowledge: Knowledge) -> Point:
     return {
         "x": x, "y": number.quantity.value, "model": card.name, "variant": system_name(card, number), "label": variant.name,
         "conditions": ", ".join(told) or "no further conditions given", "where": number.where,
-        "line": "|".join([card.slug, design, *told]), "system": system_of(number).id,
+        "line": "|".join([card.slug, design, *told]), "system": number.system.id,
         "href": f"../models/{card.slug}/#table-{number.table}",
     }  # fmt: skip
 

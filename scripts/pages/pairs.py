@@ -12,7 +12,7 @@ from scripts.cards.vocabulary import Metric
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge, own_numbers
 from scripts.evidence.published import Published, difference_text, differences
-from scripts.evidence.systems import SIZES, cost, measured_times, system_of
+from scripts.evidence.systems import SIZES, cost, measured_times
 from scripts.exports.choices import ALIKE
 from scripts.pages.environment import template
 from scripts.pages.previews import path_of
@@ -176,7 +176,7 @@ def _fastest(slug: str, knowledge: Knowledge) -> dict[str, tuple[float, str]]:
     """Milliseconds of the fastest system of a model, and what they are of, by device."""
     found: dict[str, tuple[float, str]] = {}
     for number in own_numbers(slug, knowledge):
-        for timed in measured_times(knowledge, system_of(number)):
+        for timed in measured_times(knowledge, number.system):
             if timed.batch == 1 and timed.ms is not None:
                 threads = f", {timed.threads} threads" if timed.threads else ""
                 name = system_name(knowledge.library.cards[slug], number)

@@ -26,7 +26,7 @@ from scripts import exports
 from scripts.architectures.counts import Counted, needed
 from scripts.architectures.latency import Latency
 from scripts.cards.library import Library, load_library
-from scripts.evidence import systems
+from scripts.evidence import published, systems
 from scripts.evidence.checks import check_library
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import own_size
@@ -373,15 +373,15 @@ def test_a_variant_is_as_large_as_it_is_by_itself(
 def test_what_was_timed_here_is_the_variant_by_itself_at_its_input(
     framework: str | None, at: str, number: int, backbone: tuple[Knowledge, Truth]
 ) -> None:
-    of = systems.System("gamma", "t", framework, (None, None, None), at)
+    of = published.System("gamma", "t", framework, (None, None, None), at)
     assert len(list(systems.measured_times(backbone[0], of))) == number
 
 
-def any_framework(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
+def any_framework(a: published.System, b: published.System, *, with_input: bool = True) -> bool:
     return (a.card, a.variant) == (b.card, b.variant) and (not with_input or a.input == b.input)
 
 
-def any_input(a: systems.System, b: systems.System, *, with_input: bool = True) -> bool:
+def any_input(a: published.System, b: published.System, *, with_input: bool = True) -> bool:
     return (a.card, a.variant, a.framework) == (b.card, b.variant, b.framework)
 
 
