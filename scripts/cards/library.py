@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Library:
         }
 
 
-def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, list[Problem]]:
+@functools.lru_cache(maxsize=4096)  # for `serve`, which reads all cards after each edit
+def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, Sequence[Problem]]:
     """The card, or None and every problem of its form at once."""
     try:
         data, positions = read_yaml(text, path)

@@ -47,6 +47,14 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
 
 
+def render_models(project: Project, knowledge: Knowledge, slugs: Collection[str]) -> int:
+    """Write the pages of some models alone, without what follows from them elsewhere; how many changed."""
+    made = registry.pages(knowledge)
+    return sum(
+        _write(project, functools.partial(_one, path, made[path]))[1] for path in map("models/{}.md".format, slugs)
+    )
+
+
 def _makers(knowledge: Knowledge) -> Makers:
     """What makes the texts, those that take longest first."""
     pages = registry.pages(knowledge)

@@ -1,23 +1,84 @@
 """The site while one works on it: shown at once, missing runs beside it, every edit on the page a moment later.
 
-One process: a change renders the pages, then builds those that changed ("dirty"), then tells the browser. MkDocs' own
-`serve` builds all pages for each edit, and breaks where a page is written while it builds.
+One process: a change renders the pages, then builds those that changed ("dirty"), then tells the browser. The pages of the
+cards that were edited come first, all that follows from them a few seconds later. MkDocs' own `serve` builds all pages for
+each edit, and breaks where a page is written while it builds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import logging
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
 
+from scripts.evidence.knowledge import Knowledge
 from scripts.project import Project
 from scripts.runs import schedule
 from scripts.runs.state import example_slugs
 from scripts.site.gather import BrokenCardsError, gather
-from scripts.site.render import generated, render, writing
+from scripts.site.render import generated, render, render_models, writing
+
+
+@dataclass
+class Pages:
+    """What is served, kept up with what is edited."""
+
+    project: Project
+    gathered: Callable[[], Knowledge | None]
+    """All that the site is made from; None where a card is broken."""
+    rebuild: Callable[[bool], None]
+    """Builds all pages, or only those that changed."""
+    known: Knowledge | None = None
+    behind: bool = False
+    """Whether only the pages of edited cards are up to date."""
+
+    @property
+    def rest(self) -> Path:
+        """Watched like a source, and touched where pages are behind."""
+        return self.project.build / "serve.rest"
+
+    def start(self) -> None:
+        """Make everything, whatever is there."""
+        self.rest.parent.mkdir(parents=True, exist_ok=True)
+        self.rest.touch()
+        if known := self.gathered():
+            render(self.project, known)
+        self.known = known
+        self.rebuild(False)
+
+    def refresh(self) -> None:
+        """Make the pages of the cards that were edited, and ask to be called again; then, or if more was edited, all."""
+        knowledge = self.gathered()
+        if knowledge is None:
+            return
+        edited = edited_cards(self.known, knowledge)
+        self.known = knowledge
+        if edited is None or (self.behind and not edited):
+            render(self.project, knowledge)
+            self.behind = False
+        else:
+            render_models(self.project, knowledge, edited)
+            self.behind = self.behind or bool(edited)
+        self.rebuild(True)
+        if self.behind:
+            self.rest.touch()
+
+
+def edited_cards(before: Knowledge | None, now: Knowledge) -> set[str] | None:
+    """Cards whose text changed; None where anything else did that pages are made from."""
+    others = {field.name for field in fields(Knowledge)} - {"library", "notebook"}
+    if before is None or any(getattr(before, name) != getattr(now, name) for name in others):
+        return None
+    old, new = before.library, now.library
+    if old.sources.keys() != new.sources.keys() or old.vocabulary != new.vocabulary:
+        return None
+    return {slug for slug, source in new.sources.items() if source.digest != old.sources[slug].digest}
 
 
 def serve(project: Project, options: argparse.Namespace) -> int:
@@ -25,17 +86,15 @@ def serve(project: Project, options: argparse.Namespace) -> int:
     from mkdocs.livereload import LiveReloadServer
 
     logging.getLogger("mkdocs").setLevel(logging.ERROR)
-    rebuild = _builder(project)
+    pages = Pages(project, functools.partial(_gathered, project, options), _builder(project))
     with writing(project):
-        _render(project, options)
-        rebuild(False)
+        pages.start()
 
     def refresh() -> None:
         gc.disable()  # looking for cycles among all that is made would take a sixth of the time
         try:
             with writing(project):
-                if _render(project, options):
-                    rebuild(True)
+                pages.refresh()
         finally:
             gc.enable()
 
@@ -46,7 +105,7 @@ def serve(project: Project, options: argparse.Namespace) -> int:
         print(f"port {options.port}: {error.strerror}; take another one: --port {options.port + 1}", file=sys.stderr)
         return 1
     server.build_delay = 0.1
-    for path in _sources(project):
+    for path in (*_sources(project), pages.rest):
         server.watch(str(path))
     if not options.no_run:
         threading.Thread(target=_run_missing, args=(project, options), daemon=True).start()
@@ -95,13 +154,11 @@ def _run_missing(project: Project, options: argparse.Namespace) -> None:
     schedule.run_all(project, targets, options.jobs)
 
 
-def _render(project: Project, options: argparse.Namespace) -> bool:
-    """Render; a broken card leaves the last pages as they are, and its problems on the terminal."""
+def _gathered(project: Project, options: argparse.Namespace) -> Knowledge | None:
+    """What the pages are made from; where a card is broken nothing, and its problems on the terminal."""
     try:
-        knowledge = gather(project, not options.no_run, options.preset, options.device)
+        return gather(project, not options.no_run, options.preset, options.device)
     except BrokenCardsError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr, flush=True)
-        return False
-    render(project, knowledge)
-    return True
+        return None
