@@ -26,27 +26,29 @@ def of_run(project: Project, slug: str) -> Callable[[str, str], str]:
     and what they import are read once."""
     files = [project.examples / f"{slug}.py", *project.claims_of(slug).parent.glob(f"{slug}.*")]
     sources = _sources(project, files, project.examples, project.root)
-    return lambda preset, device: _digits(f"{preset} {device}\n", sources)
+    return lambda preset, device: _digits(sources, f"{preset} {device}")
 
 
 def of_module(project: Project, module: str) -> Callable[..., str]:
     """Of what a module of this package makes of whatever is asked: the module and what it imports are read once."""
     sources = _sources(project, [HERE.joinpath(*module.split(".")).with_suffix(".py")], HERE, HERE)
-    return lambda *asked: _digits(repr(asked), sources)
+    return lambda *asked: _digits(sources, repr(asked))
 
 
-def _digits(asked: str, sources: bytes) -> str:
-    return hashlib.sha256(asked.encode() + sources).hexdigest()[:12]
+def _digits(sources: hashlib._Hash, asked: str) -> str:
+    both = sources.copy()  # hundreds of questions are asked of the same sources
+    both.update(f"\n{asked}".encode())
+    return both.hexdigest()[:12]
 
 
-def _sources(project: Project, files: Iterable[Path], imports_below: Path, named_from: Path) -> bytes:
-    """Names and texts of files and of all that they import; the same on every machine, whatever line ends its checkout has."""
+def _sources(project: Project, files: Iterable[Path], imports_below: Path, named_from: Path) -> hashlib._Hash:
+    """The hash of files and of all that they import, names and texts, whatever line ends a checkout has."""
     entries = set(files)
     paths = sorted(entries.union(*(local_imports(project, file, imports_below) for file in entries)))
     texts = [
         path.relative_to(named_from).as_posix().encode() + _content(path, path.stat().st_mtime_ns) for path in paths
     ]
-    return b"".join([*texts, "\n".join(pins(project)).encode()])
+    return hashlib.sha256(b"".join([*texts, "\n".join(pins(project)).encode()]))
 
 
 @functools.lru_cache(maxsize=1024)
