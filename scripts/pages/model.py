@@ -70,8 +70,8 @@ def _headline(card: Card, knowledge: Knowledge) -> str | None:
     best = (max if metric.better == "higher" else min)(same, key=lambda n: n.quantity.value)
     where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
     costs = [told(found) for what in SIZES if (found := cost(knowledge, best, what))]
-    by = ", ".join([system_name(card, best), *costs])
-    return f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''} ({by})"
+    reached = f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''}"
+    return " · ".join([reached, system_name(card, best), *costs])
 
 
 def _with_unit(number: Published, metric: Metric) -> str:

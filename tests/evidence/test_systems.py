@@ -208,7 +208,7 @@ def in_csv(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
                 yield Joined("csv", (row.of,), (metric,), float(entry[f"system_{metric}"]))
 
 
-CHIP = re.compile(r"^([0-9.]+)%? .*? \((.*?)((?:, [0-9.]+ [kMGT](?: \(counted\))?)*)\)$")
+CHIP = re.compile(r"^([0-9.]+)%? .*? · (.*?)((?: · [0-9.]+ [kMGT](?: \(counted\))?)*)$")
 
 
 def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
@@ -219,7 +219,7 @@ def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
         if told:
             of = truth.reached(card.slug, told[2], float(told[1]))
             assert of, told[0]
-            yield from (Joined("chips", of, SIZES, value(each)) for each in told[3].split(", ")[1:])
+            yield from (Joined("chips", of, SIZES, value(each)) for each in told[3].split(" · ")[1:])
 
 
 def in_api(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
