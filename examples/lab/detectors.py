@@ -257,8 +257,8 @@ def report(
         caption=f"Above the truth, below the boxes of {name} with a score of at least {benchmark.confidence:g}, on scenes "
         "that all detectors share: one as in training, and one each with tiny, crowded, occluded, rotated and faint digits, "
         "which it was not trained for. Detectors of the first seed.",
-        alt=f"Six scenes in two rows, with true boxes above and those found by {name} below: plain, tiny, crowded, occluded, "
-        "rotated and low contrast.",
+        alt=f"Six scenes, each with true boxes above and those found by {name} below: plain, tiny, crowded, occluded, rotated "
+        "and low contrast.",
     )
 
 
@@ -287,12 +287,14 @@ def _shown(run: Run, benchmark: Benchmark, trained: Trained[M], detect: Detect[M
 
 
 def _draw_stress(style: Style, shown: Sequence[Shown]) -> Figure:
-    figure, axes = panels(2, len(shown), height=2.8)
-    for column, (title, image, boxes, found) in enumerate(shown):
-        show_image(axes[0, column], image, title)
-        show_image(axes[1, column], image)
-        draw_boxes(axes[0, column], boxes, linewidth=1.2)
-        draw_boxes(axes[1, column], found, linewidth=1.2)
-    for ax, label in zip(axes[:, 0], ("truth", "found"), strict=True):
+    """Three scenes to a row, so that a phone shows them large enough."""
+    figure, axes = panels(4, 3, width=5.4, height=7.4)
+    for index, (title, image, boxes, found) in enumerate(shown):
+        row, column = 2 * (index // 3), index % 3
+        show_image(axes[row, column], image, title)
+        show_image(axes[row + 1, column], image)
+        draw_boxes(axes[row, column], boxes, linewidth=1.2)
+        draw_boxes(axes[row + 1, column], found, linewidth=1.2)
+    for ax, label in zip(axes[:, 0], ("truth", "found") * 2, strict=True):
         ax.text(-0.06, 0.5, label, transform=ax.transAxes, rotation=90, ha="right", va="center", fontweight="bold")
     return figure
