@@ -82,13 +82,17 @@ def write(path: Path, content: bytes) -> bool:
 
 
 def kept(folder: Path, made_of: bytes, make: Callable[[], bytes]) -> bytes:
-    """What is dear to make, from the file that is named by the hash of what it is made of, where that is there."""
+    """What is dear to make, from the file that is named by the hash of what it is made of, where that is there.
+
+    Where nothing can be written it is made each time: `check` can do without.
+    """
     path = folder / sha256(made_of)[:24]
     try:
         return path.read_bytes()
     except OSError:
         made = make()
-        write(path, made)
+        with contextlib.suppress(OSError):
+            write(path, made)
         return made
 
 

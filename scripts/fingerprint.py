@@ -79,12 +79,8 @@ def local_imports(project: Project, script: Path, root: Path) -> set[Path]:
 def _kept_names(folder: Path, text: bytes, package: tuple[str, ...]) -> frozenset[str]:
     """The same as `_imported_names`, which takes most of the time of a fingerprint, kept from one command to the next."""
     made_of = b"\n".join([_content(OWN, 0), "/".join(package).encode(), text])
-    try:
-        return frozenset(
-            kept(folder, made_of, lambda: "\n".join(_imported_names(text, package)).encode()).decode().split()
-        )
-    except OSError:  # nothing can be written there, which `check` can do without
-        return _imported_names(text, package)
+    names = kept(folder, made_of, lambda: "\n".join(_imported_names(text, package)).encode())
+    return frozenset(names.decode().split())
 
 
 def _imported_names(text: bytes, package: tuple[str, ...]) -> frozenset[str]:

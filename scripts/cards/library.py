@@ -14,7 +14,7 @@ from scripts.cards.problems import MAX_PROBLEMS, CardError, Problem, Source
 from scripts.cards.schema import Card
 from scripts.cards.schema_problems import more_problems, problem_of, telling
 from scripts.cards.vocabulary import Vocabulary
-from scripts.cards.yaml_reader import MAX_BYTES, read_yaml, too_large
+from scripts.cards.yaml_reader import MAX_BYTES, kept_data, read_yaml, too_large
 from scripts.files import sha256
 
 
@@ -43,13 +43,15 @@ class Library:
 
 
 @functools.lru_cache(maxsize=4096)  # for `serve`, which reads all cards after each edit
-def parse_card(text: str, slug: str, path: str) -> tuple[Card | None, Source, Sequence[Problem]]:
-    """The card, or None and every problem of its form at once."""
+def parse_card(
+    text: str, slug: str, path: str, kept: Path | None = None
+) -> tuple[Card | None, Source, Sequence[Problem]]:
+    """The card, or None and every problem of its form at once; `kept` is a folder for what need not be read again."""
     try:
-        data, positions = read_yaml(text, path)
+        data = kept_data(text, path, kept) if kept else read_yaml(text, path)[0]
     except CardError as error:
-        return None, Source(path, {}), [error.problem]
-    source = Source(path, positions, sha256(text.encode()))
+        return None, Source(path), [error.problem]
+    source = Source(path, lambda: read_yaml(text, path)[1], sha256(text.encode()))
     if not isinstance(data, dict):
         return (
             None,
@@ -73,10 +75,10 @@ def card_paths(folder: Path) -> list[Path]:
     )
 
 
-def load_library(folder: Path, root: Path) -> tuple[Library, list[Problem]]:
+def load_library(folder: Path, root: Path, kept: Path | None = None) -> tuple[Library, list[Problem]]:
     """All cards of a folder; a card with problems of form is left out and its problems are returned.
 
-    Paths in problems are relative to `root`.
+    Paths in problems are relative to `root`; `kept` is a folder for what need not be read again.
     """
     cards: dict[str, Card] = {}
     sources: dict[str, Source] = {}
@@ -88,10 +90,10 @@ def load_library(folder: Path, root: Path) -> tuple[Library, list[Problem]]:
             continue
         text, problem = _text_of(path, shown)
         if problem:
-            sources[path.stem] = Source(shown, {})
+            sources[path.stem] = Source(shown)
             problems.append(problem)
             continue
-        card, sources[path.stem], found = parse_card(text, path.stem, shown)
+        card, sources[path.stem], found = parse_card(text, path.stem, shown, kept)
         problems += found
         if card:
             cards[path.stem] = card
@@ -126,10 +128,11 @@ def load_vocabulary(folder: Path, root: Path) -> tuple[Vocabulary, dict[str, Sou
             data, positions = ({}, {}) if problem else read_yaml(text, shown)
         except CardError as error:
             data, positions, problem = {}, {}, error.problem
-        good, found = _checked_words(data, Source(shown, positions))
+        source = Source(shown, functools.partial(dict, positions))
+        good, found = _checked_words(data, source)
         problems += [problem] if problem else found
         words |= good
-        sources |= dict.fromkeys(good, Source(shown, positions))
+        sources |= dict.fromkeys(good, source)
     return Vocabulary.model_validate(words), sources, problems
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_MESSAGE = 600
@@ -63,9 +64,14 @@ class Source:
     """Where a card stands: its file and the line and column (from 1) of each value."""
 
     path: str
-    positions: Positions
+    locate: Callable[[], Positions] = dict
     digest: str = ""
     """Of the text."""
+
+    @functools.cached_property
+    def positions(self) -> Positions:
+        """Found where a problem is told, which most cards do not have."""
+        return self.locate()
 
     def problem(self, where: Path_, message: str, severity: str = "error") -> Problem:
         """A problem at the nearest position known for `where` (the value itself, or what holds it)."""

@@ -103,8 +103,8 @@ class Knowledge:
         for card in self.cards:
             for side, claims in (("pros", self.pros(card.slug)), ("cons", self.cons(card.slug))):
                 for i, judged in enumerate(claims):
-                    place = self.library.sources[card.slug].problem((side, i), "")
                     for finding in judged.surprises:
+                        place = self.library.sources[card.slug].problem((side, i), "")
                         where = f"{place.path}:{place.line}:{place.column}"
                         yield f"{where}: {judged.claim.claim!r} does not hold: {finding.assertion}"
 

@@ -36,7 +36,7 @@ def checked_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) ->
 
     A result that an assertion names can only be looked up in a run of the present script.
     """
-    library, problems = load_library(project.cards, project.root)
+    library, problems = load_library(project.cards, project.root, project.kept)
     records = {slug: run.record for slug, run in runs.items() if run.status == "ok" and run.record}
     counted, _ = counts.read(project)
     problems += check_library(library, dict.fromkeys(example_slugs(project), ""), records, counted, jobs)

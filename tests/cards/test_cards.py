@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from scripts.cards import yaml_reader
 from scripts.cards.json_schema import card_schema
-from scripts.cards.library import load_library, load_vocabulary
+from scripts.cards.library import load_library, load_vocabulary, parse_card
 from scripts.cards.problems import CardError, nearest
 from scripts.cards.values import Quantity
 from scripts.cards.yaml_reader import read_yaml
@@ -154,6 +155,27 @@ def test_positions_count_lines_and_columns_from_one() -> None:
     _, positions = read_yaml("a: 1\nb:\n  - c: 2\n", "x.yml")
     assert positions["a",] == (1, 1)
     assert positions["b", 0, "c"] == (3, 5)
+
+
+def test_a_kept_card_is_not_read_again_and_still_knows_where_it_stands(
+    tiny: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, _ = load_library(tiny.cards, tiny.root)
+    load_library(tiny.cards, tiny.root, tiny.kept)
+    parse_card.cache_clear()
+    monkeypatch.setattr(yaml_reader, "read_yaml", None)
+    kept, problems = load_library(tiny.cards, tiny.root, tiny.kept)
+    assert (kept.cards, problems) == (read.cards, [])
+    assert {slug: source.positions for slug, source in kept.sources.items()} == {
+        slug: source.positions for slug, source in read.sources.items()
+    }
+
+
+def test_a_card_is_checked_where_nothing_can_be_kept(tiny: Project) -> None:
+    file = tiny.root / "file"
+    file.write_text("no folder", "utf-8")
+    parse_card.cache_clear()
+    assert load_library(tiny.cards, tiny.root, file)[0].cards == load_library(tiny.cards, tiny.root)[0].cards
 
 
 def test_cards_are_frozen(tiny: Project) -> None:
