@@ -251,12 +251,21 @@ def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str,
         if not isinstance(text, str) or not fields or fields[-1] not in PROSE_FIELDS or fields[0] == "references":
             continue
         try:
-            prose.to_html(text, lambda ref: _check_reference(library, slug, ref, runs))
+            if "[[" in text:
+                prose.to_html(text, lambda ref: _check_reference(library, slug, ref, runs))
+            else:
+                _read(text)
         except (ValueError, LookupError) as error:
             yield source.problem(where, str(error.args[0]))
         for typed in prose.measurements(text):
             message = f"the figure {typed!r} is typed into a sentence; put it into a table and write [[variant/metric]]"
             yield source.problem(where, message, "warning")
+
+
+@functools.lru_cache(maxsize=2**14)  # for `serve`, which checks all cards after each edit
+def _read(text: str) -> None:
+    """Raises ValueError where a text without references cannot be read."""
+    prose.to_html(text, lambda _: "")
 
 
 def _check_reference(library: Library, slug: str, ref: str, runs: Mapping[str, Record]) -> str:
