@@ -104,11 +104,11 @@ def count(project: Project) -> int:
     keys = counts.missing(project, library)
     if keys:
         print(f"counting {len(keys)} architectures", flush=True)
-        counts.count_all(project, keys)
+        counts.count_all(project, keys, CORES)
     _, errors = counts.read(project)
     for key, error in errors.items():
         print(f"cannot count {key}: {error}", file=sys.stderr)
-    failed = studies.write_missing(project, library)
+    failed = studies.write_missing(project, library, CORES)
     for name, error in failed.items():
         print(f"{name}: {error}", file=sys.stderr)
     return 1 if errors or failed else 0

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scripts.cards.library import Library
 from scripts.cards.values import size_of
 from scripts.files import write
 from scripts.fingerprint import of_module
+from scripts.machine import call_all
 from scripts.project import Project
 
 
@@ -53,15 +55,15 @@ def missing(project: Project, library: Library) -> list[str]:
     return [key for key in needed(library) if key not in counts]
 
 
-def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
-    """Count these, beside those that are stored already; returns the errors by key."""
+def count_all(project: Project, keys: Sequence[str], jobs: int = 1) -> dict[str, str]:
+    """Count these, `jobs` at a time, beside those that are stored already; returns the errors by key."""
     counts, errors = read(project)
-    for key in keys:
+    for key, made in zip(keys, call_all([functools.partial(_tried, key) for key in keys], jobs), strict=True):
         errors.pop(key, None)
-        try:
-            counts[key] = count(key)
-        except Exception as error:  # a library may raise anything on a model that it cannot trace
-            errors[key] = first_line(error)
+        if isinstance(made, Counted):
+            counts[key] = made
+        else:
+            errors[key] = made
     stored: Mapping[str, object] = {
         "digest": fingerprint(project),
         "counts": {key: vars(value) for key, value in sorted(counts.items())},
@@ -69,6 +71,14 @@ def count_all(project: Project, keys: Iterable[str]) -> dict[str, str]:
     }
     write(project.counts, json.dumps(stored, indent=1).encode())
     return errors
+
+
+def _tried(key: str) -> Counted | str:
+    """The count, or why there is none."""
+    try:
+        return count(key)
+    except Exception as error:  # a library may raise anything on a model that it cannot trace
+        return first_line(error)
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from scripts.cards.values import size_of
 from scripts.cards.vocabulary import Sweep, What
 from scripts.files import read_json, write
 from scripts.fingerprint import of_module
+from scripts.machine import call_all
 from scripts.project import Project
 
 Costs = Mapping[What, list[float]]
@@ -97,17 +98,21 @@ def read(project: Project, library: Library) -> Studies:
     return Studies(anatomies, measured)
 
 
-def write_missing(project: Project, library: Library) -> dict[str, str]:
-    """Make the studies that are not there; the errors of those that cannot be made, by name."""
-    errors: dict[str, str] = {}
+def write_missing(project: Project, library: Library, jobs: int = 1) -> dict[str, str]:
+    """Make the studies that are not there, `jobs` at a time; the errors of those that cannot be made, by name."""
     studies = [study for _, study in (*_anatomies(project, library), *_sweeps(project, library))]
-    for study in studies:
-        if not study.outcome():
-            try:
-                write(study.path, json.dumps(study.make(), indent=1).encode())
-            except Exception as error:  # a library may raise anything on a model that it cannot trace
-                errors[study.name] = first_line(error)
-    return errors
+    wanted = [study for study in studies if not study.outcome()]
+    errors = call_all([functools.partial(_write, study) for study in wanted], jobs)
+    return {study.name: error for study, error in zip(wanted, errors, strict=True) if error}
+
+
+def _write(study: Study) -> str | None:
+    """Make a study and write it, or say why it cannot be made."""
+    try:
+        write(study.path, json.dumps(study.make(), indent=1).encode())
+    except Exception as error:  # a library may raise anything on a model that it cannot trace
+        return first_line(error)
+    return None
 
 
 def _anatomies(project: Project, library: Library) -> Iterator[tuple[str, Study]]:
