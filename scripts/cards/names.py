@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Person:
         return f"{self.particle} {self.family}".strip()
 
 
+@functools.lru_cache(maxsize=4096)
 def person(name: str) -> Person | None:
     """The parts of `Given van der Family Jr.`; None for an organisation.
 

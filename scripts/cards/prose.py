@@ -143,6 +143,16 @@ class Terms:
         known = {word if word.isupper() else word.lower(): address for word, address in addresses.items()}
         return cls(re.compile(rf"(?<![\w-])({choice or '(?!)'})s?(?![\w-])"), known)
 
+    @functools.cached_property
+    def within(self) -> Callable[[str], list[tuple[int, int, str]]]:
+        """Where in a text each term stands, and its address; sentences of cards are asked about on many pages."""
+
+        @functools.cache
+        def found(text: str) -> list[tuple[int, int, str]]:
+            return [(*match.span(), self.address(match[1])) for match in self.pattern.finditer(text)]
+
+        return found
+
     def address(self, word: str) -> str:
         return self.addresses.get(word) or self.addresses[word.lower()]
 
@@ -158,11 +168,10 @@ class Glossary:
     def link(self, text: str) -> list[tuple[str, str | None]]:
         """Split a text into pieces, each with the address of the term that it is, or None."""
         hits: list[tuple[int, int, str]] = []
-        for match in self._terms.pattern.finditer(text):
-            address = self._terms.address(match[1])
+        for start, end, address in self._terms.within(text):
             if address not in self._linked:
                 self._linked.add(address)
-                hits.append((*match.span(), self._root + address))
+                hits.append((start, end, self._root + address))
         return _pieces(text, hits)
 
 

@@ -7,6 +7,7 @@ two stand beside each other, and the word comes from the stronger one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,22 +48,22 @@ class Judged:
     reported: tuple[Finding, ...]
     shown: tuple[Finding, ...]
 
-    @property
+    @functools.cached_property
     def published(self) -> Outcome:
         """What the figures say that the authors of a model, or of a rival, published."""
         return joined([each for each in self.reported if not each.independent])
 
-    @property
+    @functools.cached_property
     def independent(self) -> Outcome:
         """What someone else's measurements say."""
         return joined([each for each in self.reported if each.independent])
 
-    @property
+    @functools.cached_property
     def run(self) -> Outcome:
         """What the run made here says."""
         return joined(self.shown)
 
-    @property
+    @functools.cached_property
     def verdict(self) -> Verdict:
         """The word for it."""
         if self.claim.corrected:

@@ -88,7 +88,11 @@ def short(value: float | None) -> str:
 
 def band(result: Result) -> tuple[float, float] | None:
     """The 95 % interval of a result's mean, where there are seeds enough for one."""
-    return None if result.exact or len(result.defined) < 2 else interval(result.defined)
+    return None if result.exact or len(result.defined) < 2 else _interval(tuple(result.defined))
+
+
+_interval = functools.lru_cache(maxsize=4096)(interval)
+"""The page of a model and that of its example ask for the same."""
 
 
 def _authors(names: Sequence[str]) -> str:

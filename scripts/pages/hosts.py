@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
@@ -60,6 +61,7 @@ GITEA = Host("_edit/main", "src/branch/main", "issues/new", _gitea)
 """Also Forgejo, as on Codeberg; what else there is mostly takes a title and a body by the same names."""
 
 
+@functools.cache
 def host_of(repository: str) -> Host:
     """The kind of host, by its name."""
     name = urlsplit(repository).hostname or ""
