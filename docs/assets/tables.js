@@ -76,7 +76,9 @@
       if (state.sort) next.set("sort", state.sort);
       if (writing) history.replaceState(null, "", `${location.pathname}${next.size ? `?${next}` : ""}${location.hash}`);
     }
-    update(false);
+    const asks = state.q || state.sort || [...state.picks.values()].some(Boolean);
+    if (asks) update(false);
+    else count.textContent = `${rows.length} of ${rows.length}`; // and a long table need not be laid out twice
   }
   document.querySelectorAll("table.browse").forEach(browse);
 })();

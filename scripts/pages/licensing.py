@@ -11,10 +11,11 @@ from scripts.pages.writer import common
 def page(knowledge: Knowledge) -> str:
     """The text of `licensing/index.md`."""
     rows = terms.rows(knowledge)
-    datasets = {each.name: each for row in rows for each in row.data}
+    datasets, packages = ({each.name: each for row in rows for each in getattr(row, of)} for of in ("data", "packages"))
     return template("licensing.md.j2").render(
         common(knowledge, "../") | {
             "rows": rows, "uses": terms.all_uses(knowledge),
             "licences": terms.licence_terms(knowledge), "datasets": [datasets[name] for name in sorted(datasets)],
+            "packages": [packages[name] for name in sorted(packages, key=str.lower)],
         }
     )  # fmt: skip
