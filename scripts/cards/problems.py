@@ -65,6 +65,7 @@ class Source:
 
     path: str
     locate: Callable[[], Positions] = dict
+    """Finds where each value stands."""
     digest: str = ""
     """Of the text."""
 

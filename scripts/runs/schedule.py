@@ -117,8 +117,25 @@ def _snakemake(project: Project, todo: Sequence[Target], jobs: int | None, profi
     else:
         where = ["--cores", str(jobs), "--resources", "gpu=1", "--quiet", "all"]
     options = ["--force", "--keep-going", "--nolock", "--rerun-triggers", "mtime", "--config", f"total={len(todo)}"]
-    outputs = [wanted.record(project).relative_to(project.root).as_posix() for wanted in todo]
+    if long := _long_ones(project, todo):
+        options += ["--prioritize", *(_output(project, wanted) for wanted in long)]
+    outputs = [_output(project, wanted) for wanted in todo]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), *where, *options, "--", *outputs]
+
+
+def _output(project: Project, wanted: Target) -> str:
+    return wanted.record(project).relative_to(project.root).as_posix()
+
+
+def _long_ones(project: Project, todo: Sequence[Target]) -> list[Target]:
+    """The half that is likely to take longest, by how much is written on their experiments: so that no long one comes last,
+    alone, while the other cores wait."""
+
+    def written(wanted: Target) -> int:
+        claims = project.claims_of(wanted.slug)
+        return claims.stat().st_size if claims.is_file() else 0
+
+    return sorted(todo, key=written, reverse=True)[: len(todo) // 2]
 
 
 def _try_to_write(project: Project) -> None:

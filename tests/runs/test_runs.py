@@ -86,6 +86,18 @@ def test_only_what_is_stale_runs_again(tiny: Project, command: Command) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slug", ["alpha", "beta"])
+def test_what_has_the_most_experiments_runs_first(slug: str, tiny: Project, command: Command) -> None:
+    """So that no long example is left for the end, alone."""
+    claims = tiny.claims_of(slug)
+    claims.parent.mkdir()
+    claims.write_text("# an experiment\n" * 20, "utf-8")
+    done = command("run", "--jobs", "1")
+    (first, *_) = [line for line in done.stdout.splitlines() if "running" in line]
+    assert f"{slug}: running" in first
+
+
+@pytest.mark.slow
 def test_going_back_to_an_earlier_version_needs_no_run(tiny: Project, command: Command) -> None:
     command("run")
     edit(tiny.examples / "lab/extra.py", "1.0", "1.5")
