@@ -270,7 +270,7 @@ def draw_costs(style: Style, scene: Any, said: Predictions, targets: Targets) ->
     draw_boxes(axes[0, 0], boxes, [str(int(query)) for query in queries], colour="white", linestyle=":")
     axes[0, 1].imshow(cost.T.numpy(), cmap=style.sequential, aspect="auto")
     axes[0, 1].plot(queries, owner[queries], "s", color="white", mec="black", ms=9, ls="none")
-    axes[0, 1].set(title="cost of every pair", xlabel="query", ylabel="object", xticks=queries, yticks=range(cost.shape[1]))
+    axes[0, 1].set(title="cost of every pair", xlabel="query", ylabel="object", xticks=queries, yticks=owner[queries])
     axes[0, 1].grid(False)
     return figure
 
