@@ -61,14 +61,12 @@ class Pages:
         if knowledge is None:
             return
         edited = edited_cards(self.known, knowledge)
-        self.known = knowledge
         if edited is None or (self.behind and not edited):
             render(self.project, knowledge)
-            self.behind = False
         else:
             render_models(self.project, knowledge, edited)
-            self.behind = self.behind or bool(edited)
         self.rebuild(True)
+        self.known, self.behind = knowledge, bool(edited)  # after it all, or what failed would pass for made
         if self.behind:
             self.rest.touch()
 

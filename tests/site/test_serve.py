@@ -9,6 +9,7 @@ import pytest
 
 from scripts.evidence.knowledge import Knowledge
 from scripts.project import Project
+from scripts.site import serve
 from scripts.site.gather import BrokenCardsError, gather
 from scripts.site.serve import Pages
 
@@ -109,3 +110,20 @@ def test_a_broken_card_leaves_the_pages_as_they_are_until_it_is_mended(
     edit(served.project, "alpha", "purpos: ", "purpose: Edited. ")
     served.refresh()
     assert (written(), built) == ({"models/alpha.md"}, [True])
+
+
+def test_what_could_not_be_made_is_made_when_it_is_called_again(
+    pages: tuple[Pages, Callable[[], set[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    served, written = pages
+    edit(served.project, "alpha", "purpose: ", "purpose: Edited. ")
+    with monkeypatch.context() as patch:
+        patch.setattr(serve, "render_models", fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            served.refresh()
+    served.refresh()
+    served.refresh()
+    assert {"models/alpha.md", "api/models/alpha.json"} <= written()
