@@ -72,8 +72,7 @@ class AttentionGate(nn.Module):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("attention-unet", pretrained=False, needs=needs)
+    run = Run.start("attention-unet", pretrained=False)
     gate, x, g = AttentionGate(16, 32, 8), torch.randn(1, 16, 48, 40), torch.randn(1, 32, 24, 20)
     parts = {"x, the skip": x, "g, the signal": g, "q": gate.score(x, g), "alpha": gate(x, g), "passes": gate(x, g) * x}
     run.show("shapes", [{"part": name, "shape": str(tuple(each.shape))} for name, each in parts.items()])

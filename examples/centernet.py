@@ -122,8 +122,7 @@ def draw_pooling(style: Style) -> Figure:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 30, "card": "one GPU", "estimate": True}
-    run = Run.start("centernet", pretrained=False, needs=needs)
+    run = Run.start("centernet", pretrained=False)
     run.figure(
         "pooling",
         draw_pooling,

@@ -128,8 +128,7 @@ def one_to_one(found: Found, targets: Targets) -> Tensor:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("co-detr", pretrained=False, needs=needs)
+    run = Run.start("co-detr", pretrained=False)
     preset = PRESETS[run.preset]
     said = Detector(preset)(torch.rand(2, 3, SIDE, SIDE))
     run.show("shapes", [{"of two pictures": f"after layer {index + 1}", "scores": str(tuple(each.logits.shape)),

@@ -100,9 +100,7 @@ class Block(nn.Module):
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "convnext", pretrained=True, needs={"memory_gb": 6, "minutes": 30, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("convnext", pretrained=True)
     preset = PRESETS[run.preset]
     parts = {f"version {v}": Block(96, version=v) for v in (1, 2)}
     rows = [{"block of width 96": name, "weights": count_parameters(block),

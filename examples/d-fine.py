@@ -72,8 +72,7 @@ def weighting(steps: int = N, a: float = A, c: float = C) -> Tensor:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("d-fine", pretrained=True, needs=needs)
+    run = Run.start("d-fine", pretrained=True)
     W = weighting()
     shown = (0, 1, N // 4, N // 2 - 1, N // 2, 3 * N // 4, N - 1)
     run.show("weighting", [{"n": n, "W(n)": W[n].item(), "to the next step": (W[n + 1] - W[n]).item()} for n in shown])

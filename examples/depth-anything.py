@@ -76,9 +76,7 @@ def training_batches(preset: Preset, seed: int, device: torch.device, mixed: boo
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "depth-anything", pretrained=True, needs={"memory_gb": 8, "minutes": 40, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("depth-anything", pretrained=True)
     preset = PRESETS[run.preset]
     _, labels = next(training_batches(preset, run.seeds[0], run.device, mixed=True))
     low, high = labels.flatten(1).min(1).values.tolist(), labels.flatten(1).max(1).values.tolist()

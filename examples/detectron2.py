@@ -119,9 +119,7 @@ def build(config: Config, side: int = 800) -> Any:
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "detectron2", pretrained=True, needs={"memory_gb": 4, "minutes": 2, "card": "any GPU", "estimate": True}
-    )
+    run = Run.start("detectron2", pretrained=True)
     with torch.device("meta"):  # shapes alone, no weights
         base = build(Config())
     run.show("modules", [{"module": name, "parameters": count_parameters(getattr(base, name)), "class": type(part).__name__}

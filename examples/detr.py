@@ -107,7 +107,7 @@ def one_to_one(predictions: Predictions, targets: Targets) -> Tensor:
 
 
 if __name__ == "__main__":
-    run = Run.start("detr", pretrained=True, needs={"memory_gb": 4, "minutes": 60, "card": "one GPU", "estimate": True})
+    run = Run.start("detr", pretrained=True)
     two = torch.tensor([[[0.3, 0.5, 0.2, 0.3], [0.45, 0.5, 0.2, 0.3]]])
     objects = Targets(two, torch.zeros(1, 2, dtype=torch.long))
     boxes = torch.tensor([[[0.38, 0.5, 0.2, 0.3], [0.3, 0.6, 0.3, 0.4], [0.8, 0.2, 0.2, 0.3]]])

@@ -93,8 +93,7 @@ def draw_crops(style: Style, images: Tensor, large: Tensor, small: Tensor) -> Fi
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 40, "card": "one GPU", "estimate": True}
-    run = Run.start("dinov2", needs=needs)
+    run = Run.start("dinov2")
     preset = PRESETS[run.preset]
     test, of_test = surfaces("test", preset.pieces[1], PIECE, seed=0)
     large, small = views(test[:3], torch.Generator().manual_seed(0))

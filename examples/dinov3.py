@@ -89,8 +89,7 @@ def large_of(run: Run) -> dinov2.Student:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("dinov3", pretrained=True, needs=needs)
+    run = Run.start("dinov3", pretrained=True)
     preset = PRESETS[run.preset]
     run.show("sizes", [{"network": name, "D": each.width, "layers": each.layers, "steps": each.steps,
                         "parameters kept": count_parameters(dinov2.ViT(each.width, each.layers))}

@@ -66,9 +66,7 @@ PRESETS = {
 
 # %%
 if __name__ == "__main__":
-    run = Run.start(
-        "faster-rcnn", pretrained=True, needs={"memory_gb": 12, "minutes": 40, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("faster-rcnn", pretrained=True)
     preset, benchmark = PRESETS[run.preset], detectors.BENCHMARKS[run.preset]
     anchors = rcnn.anchors_of(preset.sides, preset.ratios, benchmark.canvas // STRIDE, STRIDE)
     digit = torch.tensor([[[19.0, 21.0, 34.0, 46.0]]])

@@ -115,8 +115,7 @@ def draw_graph(style: Style, graph: Graphs) -> Figure:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 2, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("graph-transformer", pretrained=False, needs=needs)
+    run = Run.start("graph-transformer", pretrained=False)
     preset = PRESETS[run.preset]
     test = communities("test", preset.test, run.seeds[0], laplacian_positions)
     run.figure(

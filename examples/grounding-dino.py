@@ -73,8 +73,7 @@ def apart(tokens: int, device: torch.device) -> Tensor:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("grounding-dino", pretrained=True, needs=needs)
+    run = Run.start("grounding-dino", pretrained=True)
     preset = PRESETS[run.preset]
     spelled = [WORDS[word] for name in (4, 5) for word in SPELLING[name]]
     sees = (~apart(len(spelled), torch.device("cpu"))).tolist()

@@ -127,8 +127,7 @@ class PointHead(nn.Module):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 40, "card": "one GPU", "estimate": True}
-    run = Run.start("improved-mask-rcnn", pretrained=True, needs=needs)
+    run = Run.start("improved-mask-rcnn", pretrained=True)
     preset, sides = PRESETS[run.preset], (14, 28, 56, 112, 224)
     rows = [{"mask": f"{m} x {m}", "cells": m**2, "decided with N = 196": decisions(m, POINTS)} for m in sides]
     run.show("decisions", rows)

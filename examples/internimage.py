@@ -123,8 +123,7 @@ class DCNv3(nn.Module):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("internimage", pretrained=False, needs=needs)
+    run = Run.start("internimage", pretrained=False)
     x = torch.zeros(1, 5, 5, 1)
     x[0, 2, 3] = 9.0  # one bright place, right of the middle
     still, even = torch.zeros(1, 5, 5, 1, 9, 2), torch.full((1, 5, 5, 1, 9), 1 / 9)

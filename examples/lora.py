@@ -107,9 +107,7 @@ class LowRank(nn.Module):
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "lora", pretrained=False, needs={"memory_gb": 4, "minutes": 15, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("lora", pretrained=False)
     preset, device = PRESETS[run.preset], run.device
     layer, x = LowRank(nn.Linear(768, 768, bias=False), 8), torch.randn(1, 4, 768)
     change = (layer(x) - layer.base(x)).abs().max().item()

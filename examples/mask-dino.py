@@ -93,9 +93,7 @@ def masks_of(vectors: Tensor, pixels: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "mask-dino", pretrained=False, needs={"memory_gb": 10, "minutes": 90, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("mask-dino", pretrained=False)
     preset, benchmark = PRESETS[run.preset], detectors.BENCHMARKS[run.preset]
     scene = detectors.scenes_of(benchmark, "test", run.seeds[0])[:4]
     grid, pixels = Maps(preset, benchmark.canvas)(scene.images)

@@ -62,9 +62,7 @@ def read(crop: Any, shifts: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "mask-rcnn", pretrained=True, needs={"memory_gb": 16, "minutes": 60, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("mask-rcnn", pretrained=True)
     preset, benchmark = faster.PRESETS[run.preset], detectors.BENCHMARKS[run.preset]
     moves = torch.arange(7.0)
     rows = zip(moves.tolist(), read(rcnn.crop, moves).tolist(), read(pool, moves).tolist(), strict=True)

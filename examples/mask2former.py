@@ -90,8 +90,7 @@ def seen(run: Run, split: Split, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 16, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("mask2former", pretrained=True, needs=needs)
+    run = Run.start("mask2former", pretrained=True)
     preset = PRESETS[run.preset]
     test, features = scenes("test", preset.scenes[1], run.seeds[0]), seen(run, "test", run.seeds[0])
     kinds, _ = panoptic.taught(test.labels, test.masks, K)

@@ -102,8 +102,7 @@ def times(values: Sequence[float] | NDArray[np.float64]) -> str:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("nnunet", pretrained=False, needs=needs)
+    run = Run.start("nnunet", pretrained=False)
     preset = PRESETS[run.preset]
     run.show("fingerprints", [{"data set": name, "images": len(each.sizes), "median voxels": times(np.median(each.sizes, 0)),
                                "median mm": times(np.median(each.spacings, 0)), "target mm": times(target_spacing(each))}

@@ -93,9 +93,7 @@ class OptimizedUNet(UNet):
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "optimized-unet", pretrained=False, needs={"memory_gb": 6, "minutes": 40, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("optimized-unet", pretrained=False)
     preset = PRESETS[run.preset]
     test = slices.cropped("test", preset.slices[2], slices.FIXED, preset.millimetres, parts=True)
     seed_everything(run.seeds[0])

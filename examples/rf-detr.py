@@ -109,8 +109,7 @@ def halved(inputs: int, width: int) -> list[nn.Module]:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("rf-detr", pretrained=True, needs=needs)
+    run = Run.start("rf-detr", pretrained=True)
     preset = PRESETS[run.preset]
     seed_everything(run.seeds[0])
     model, images = RFDETR(preset), torch.rand(2, 3, SIDE, SIDE)

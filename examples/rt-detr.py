@@ -86,8 +86,7 @@ class HybridEncoder(nn.Module):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("rt-detr", pretrained=True, needs=needs)
+    run = Run.start("rt-detr", pretrained=True)
     preset = PRESETS[run.preset]
     fine, coarse = (torch.rand(1, preset.width, SIDE // stride, SIDE // stride) for stride in (4, 8))
     maps = HybridEncoder(preset.width, preset.hidden, SIDE // 8)(fine, coarse)

@@ -91,7 +91,7 @@ class PromptEncoder(nn.Module):
 
 
 if __name__ == "__main__":
-    run = Run.start("sam", pretrained=True, needs={"memory_gb": 8, "minutes": 90, "card": "one GPU", "estimate": True})
+    run = Run.start("sam", pretrained=True)
     preset, generator = PRESETS[run.preset], torch.Generator().manual_seed(run.seeds[0])
     scenes = nested("test", 4, run.seeds[0])
     click = clicks(scenes.masks[:, :, 0], generator)

@@ -70,8 +70,7 @@ def prompted_and_recent(time: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 8, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("sam2", pretrained=True, needs=needs)
+    run = Run.start("sam2", pretrained=True)
     preset = PRESETS[run.preset]
     remembered = prompted_and_recent(torch.arange(FRAMES)).tolist()
     run.show("bank", [{"at frame": time, "remembers": ", ".join(str(each) for each in sorted(row) if each >= 0) or "nothing"}

@@ -77,8 +77,7 @@ def draw_answers(style: Style, images: Tensor, inside: Tensor, titles: list[str]
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 12, "minutes": 60, "card": "one GPU", "estimate": True}
-    run = Run.start("sam3", pretrained=True, needs=needs)
+    run = Run.start("sam3", pretrained=True)
     preset = PRESETS[run.preset]
     test = scenes("test", preset.scenes[1], run.seeds[0])
     which, phrases = chosen(test)

@@ -59,9 +59,7 @@ PRESETS = {
 
 # %%
 if __name__ == "__main__":
-    run = Run.start(
-        "siglip2", pretrained=True, needs={"memory_gb": 8, "minutes": 40, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("siglip2", pretrained=True)
     preset = PRESETS[run.preset]
     batch = next(batches(preset.batch, run.seeds[0], run.device))
     said = [written(words) for words in captions(batch.kinds)]

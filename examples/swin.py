@@ -116,7 +116,7 @@ def draw_windows(style: Style, photo: Tensor) -> Figure:
 
 
 if __name__ == "__main__":
-    run = Run.start("swin", pretrained=True, needs={"memory_gb": 3, "minutes": 25, "card": "one GPU", "estimate": True})
+    run = Run.start("swin", pretrained=True)
     preset = PRESETS[run.preset]
     run.figure(
         "shifted_windows",

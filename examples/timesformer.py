@@ -111,8 +111,7 @@ def draw_schemes(style: Style, frames: int, side: int) -> Figure:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 3, "minutes": 45, "card": "one GPU", "estimate": True}
-    run = Run.start("timesformer", pretrained=True, needs=needs)
+    run = Run.start("timesformer", pretrained=True)
     preset = PRESETS[run.preset]
     run.figure(
         "schemes",

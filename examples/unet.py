@@ -122,9 +122,7 @@ class UNet(nn.Module):
 
 
 if __name__ == "__main__":
-    run = Run.start(
-        "unet", pretrained=False, needs={"memory_gb": 6, "minutes": 40, "card": "one GPU", "estimate": True}
-    )
+    run = Run.start("unet", pretrained=False)
     preset = PRESETS[run.preset]
     seed_everything(run.seeds[0])
     model = UNet(preset.widths[DEPTH])

@@ -99,8 +99,7 @@ def draw_tubes(style: Style, clips: Tensor, seen: Tensor) -> Figure:
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 4, "minutes": 40, "card": "one GPU", "estimate": True}
-    run = Run.start("v-jepa2", pretrained=True, needs=needs)
+    run = Run.start("v-jepa2", pretrained=True)
     preset = PRESETS[run.preset]
     test = moving_digits("test", preset.clips[1], seed=10_000, frames=FRAMES, canvas=CANVAS, noise=NOISE)
     seen, hidden = tubes(2, torch.Generator().manual_seed(0))

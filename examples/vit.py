@@ -106,7 +106,7 @@ def draw_patches(style: Style, photo: Tensor) -> Figure:
 
 
 if __name__ == "__main__":
-    run = Run.start("vit", pretrained=True, needs={"memory_gb": 4, "minutes": 40, "card": "one GPU", "estimate": True})
+    run = Run.start("vit", pretrained=True)
     preset = PRESETS[run.preset]
     run.figure(
         "patches",

@@ -109,8 +109,7 @@ class YOLO26(nn.Module):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 30, "card": "one GPU", "estimate": True}
-    run = Run.start("yolo26", pretrained=False, needs=needs)
+    run = Run.start("yolo26", pretrained=False)
     preset = PRESETS[run.preset]
     said = YOLO26(preset)(torch.rand(2, 3, SIDE, SIDE))["one"]
     run.show("shapes", [{"of two scenes": a, "shape": str(tuple(b.shape))} for a, b in said._asdict().items()])

@@ -95,8 +95,7 @@ class Output(NamedTuple):
 
 
 if __name__ == "__main__":
-    needs = {"memory_gb": 6, "minutes": 30, "card": "one GPU", "estimate": True}
-    run = Run.start("yolov8", pretrained=False, needs=needs)
+    run = Run.start("yolov8", pretrained=False)
     rows: list[dict[str, object]] = []
     for part in (0.0, 0.3, 0.5):
         z = torch.full((BINS,), 1e-9).index_add(0, torch.tensor([2, 3]), torch.tensor([1 - part, part])).log()

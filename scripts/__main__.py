@@ -76,12 +76,10 @@ def run(project: Project, options: argparse.Namespace) -> int:
     """Run the examples that are out of date (or the named ones)."""
     from scripts.runs import schedule
 
-    known = example_slugs(project)
-    unknown = [slug for slug in options.slugs if slug not in known]
-    if unknown:
-        print(f"no example {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+    if _unknown(project, options.slugs):
         return 1
-    targets = schedule.wanted_targets(project, options.slugs or known, options.preset, options.device)
+    slugs = options.slugs or example_slugs(project)
+    targets = schedule.wanted_targets(project, slugs, options.preset, options.device)
     try:
         profile = schedule.profile_folder(options.profile) if options.profile else None
     except ValueError as error:
@@ -94,6 +92,22 @@ def run(project: Project, options: argparse.Namespace) -> int:
         )
         return 1
     return schedule.run_all(project, targets, options.jobs, profile)
+
+
+def rehearse(project: Project, slugs: Sequence[str]) -> int:
+    """Count what the preset `full` of these examples (or of all) asks of a GPU."""
+    from scripts.runs import rehearsals
+
+    return _unknown(project, slugs) or rehearsals.rehearse(project, slugs or example_slugs(project))
+
+
+def _unknown(project: Project, slugs: Sequence[str]) -> int:
+    """1, and a line on the error stream, if there is no example of a name."""
+    known = example_slugs(project)
+    unknown = [slug for slug in slugs if slug not in known]
+    if unknown:
+        print(f"no example {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+    return 1 if unknown else 0
 
 
 def count(project: Project) -> int:
@@ -188,6 +202,8 @@ def dispatch(project: Project, options: argparse.Namespace) -> int:
             return check(project, options.paths, options.format)
         case "run":
             return run(project, options)
+        case "rehearse":
+            return rehearse(project, options.slugs)
         case "count":
             return count(project)
         case "measure":
@@ -238,6 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("slugs", nargs="*", metavar="SLUG")
     running.add_argument("--jobs", type=int, metavar="N", help="examples at a time: all cores, or as the profile says")
     running.add_argument("--profile", metavar="NAME", help="of Snakemake, for a cluster: slurm, kubernetes or a folder")
+    rehearsing = commands.add_parser("rehearse", help="count what the preset full asks of a GPU, and keep it")
+    rehearsing.add_argument("slugs", nargs="*", metavar="SLUG")
     commands.add_parser("count", help="count parameters and MACs of the published architectures")
     _add_timing(commands.add_parser("measure", help="time the counted architectures on this machine"))
     add_commands(commands)

@@ -61,7 +61,8 @@ def local_imports(project: Project, script: Path, root: Path) -> set[Path]:
     """All modules below `root` that a script imports, directly or through others; none of a file of data."""
     found: set[Path] = set()
     modules: set[str] = set()
-    within = {name.partition(".")[0] for name in os.listdir(root)}  # what most imports name is not: libraries
+    names_in = functools.cache(_names_in)  # many modules lie in few folders
+    within = {name.partition(".")[0] for name in names_in(str(root))}  # what most imports name is not: libraries
     queue = [script] if script.suffix == ".py" else []
     while queue:
         path = queue.pop()
@@ -69,7 +70,7 @@ def local_imports(project: Project, script: Path, root: Path) -> set[Path]:
         named = _kept_names(project.kept, _content(path, path.stat().st_mtime_ns), package) - modules
         modules |= named
         own = [module for module in named if module.partition(".")[0] in within]
-        new = {file for module in own for file in _module_files(module, root)} - found
+        new = {Path(file) for file in set().union(*(_module_files(module, root, names_in) for module in own))} - found
         found |= new
         queue += new
     return found - {script}
@@ -115,12 +116,27 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
             queue += inner if isinstance(inner, list) else []
 
 
-def _module_files(module: str, root: Path) -> set[Path]:
+def _module_files(module: str, root: Path, names_in: Callable[[str], frozenset[str]]) -> set[str]:
     """The file of a module and the `__init__.py` of each package above it, as far as they exist."""
-    parts = module.split(".")
-    candidates = [os.path.join(root, *parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
-    candidates.append(os.path.join(root, *parts) + ".py")
-    return {Path(path) for path in candidates if os.path.isfile(path)}
+    found, folder = set(), str(root)
+    *_, last = parts = module.split(".")
+    for part in parts:
+        if part is last and f"{part}.py" in names_in(folder):
+            found.add(f"{folder}/{part}.py")
+        if part not in names_in(folder):
+            break
+        folder = f"{folder}/{part}"
+        if "__init__.py" in names_in(folder):
+            found.add(f"{folder}/__init__.py")
+    return found
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    """What lies in a folder; nothing in a file."""
+    try:
+        return frozenset(os.listdir(folder))
+    except NotADirectoryError:
+        return frozenset()
 
 
 def pins(project: Project) -> list[str]:

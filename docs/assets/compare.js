@@ -118,7 +118,11 @@
     return window.fromDisk;
   }
 
+  // On a slow line the pictures, which stand higher, come first.
+  const arrived = document.readyState === "complete" ? Promise.resolve() : new Promise((resolve) => { addEventListener("load", resolve, { once: true }); });
+
   async function showNumbers(models) {
+    await arrived;
     try {
       data ??= await read(section.dataset.source);
     } catch {

@@ -32,6 +32,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from lab.device import float32_of, prepare
 from lab.figures import Draw, save
+from lab.training import trained
 
 T = TypeVar("T")
 
@@ -80,10 +81,10 @@ class Run:
         settings: from the command line.
     """
 
-    def __init__(self, slug: str, settings: Settings, needs: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, slug: str, settings: Settings) -> None:
         self.slug = slug
         self.settings = settings
-        self._needs = dict(needs) if needs else None
+        self._trained_before = len(trained)
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         self._experiments: list[Experiment] = []
@@ -99,7 +100,6 @@ class Run:
         seeds: Mapping[str, int] = SEEDS,
         argv: Sequence[str] | None = None,
         pretrained: bool | None = None,
-        needs: Mapping[str, Any] | None = None,
     ) -> Run:
         """Reads the command line, and sets the number of CPU threads and the precision of a GPU.
 
@@ -109,7 +109,6 @@ class Run:
             argv: arguments; those of the process where none are given, in a notebook those of `ARGUMENTS`.
             pretrained: whether the example can load published weights. Where False, asking for them is refused; None
                 leaves it to the example.
-            needs: what the preset "full" needs, e.g. {"memory_gb": 8, "minutes": 60, "card": "...", "estimate": True}.
 
         Raises:
             SystemExit: an argument is wrong, or torch cannot give the device asked for.
@@ -127,7 +126,7 @@ class Run:
         out, only = options.out.resolve(), tuple(options.claims or ())
         claims = options.claims is not None or options.search
         picture = options.picture.resolve() if options.picture else None
-        return cls(slug, Settings(preset, device, numbers, out, weights, claims, only, options.search, picture), needs)
+        return cls(slug, Settings(preset, device, numbers, out, weights, claims, only, options.search, picture))
 
     @property
     def device(self) -> torch.device:
@@ -266,13 +265,14 @@ class Run:
         gigabytes = torch.cuda.max_memory_reserved(self.device) / 1e9
         minutes = (time.perf_counter() - self._clock) / 60
         card = torch.cuda.get_device_name(self.device)
-        return {"memory_gb": round(gigabytes, 1), "minutes": math.ceil(minutes), "card": card, "estimate": False}
+        return {"memory_gb": round(gigabytes, 1), "minutes": math.ceil(minutes), "card": card}
 
     def _record(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "claims": self._all_tested(),
-            "needs": self._measured_needs() or self._needs,
+            "needs": self._measured_needs(),
+            "trainings": trained[self._trained_before :],
             "shown": self._shown,
             "slug": self.slug,
             "preset": self.settings.preset,

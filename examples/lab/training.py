@@ -16,6 +16,9 @@ from lab.device import moved
 Schedule = Literal["cosine", "constant", "onecycle"]
 Batches = Iterable[Sequence[Any]] | Callable[[int], Sequence[Any]]
 
+trained: list[int] = []
+"""Steps of each training of this process, in their order."""
+
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch on every device: the same numbers on a CPU, on a GPU up to the order of its sums."""
@@ -157,6 +160,7 @@ def fit(
         if callback is not None and every is not None and ((step + 1) % every == 0 or step + 1 == steps):
             _call_back(callback, step + 1, model)
     model.eval()
+    trained.append(steps)
     return _finite(torch.stack(losses).tolist())
 
 

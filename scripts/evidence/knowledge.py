@@ -16,6 +16,7 @@ from scripts.cards.schema import Card
 from scripts.evidence.photographs import Photographs
 from scripts.evidence.published import Published, numbers_of
 from scripts.evidence.verdicts import Judged, Verdict, judge
+from scripts.runs.needs import Needs, Rehearsal, needs_of
 from scripts.runs.record import Figure
 from scripts.runs.state import Run
 
@@ -67,6 +68,8 @@ class Knowledge:
     notebook: Callable[[str], str] = str
     """The notebook (JSON) of an example, by slug."""
     photographs: Photographs = field(default_factory=Photographs)
+    rehearsals: Mapping[str, Rehearsal] = field(default_factory=dict)
+    """What a step of the preset `full` takes, by slug of the example."""
 
     @property
     def cards(self) -> list[Card]:
@@ -121,14 +124,25 @@ class Knowledge:
         run = self.run(card.slug)
         return run.record.figure(card.hero) if run and run.record else None
 
+    def needs(self, slug: str) -> Needs | None:
+        """What the preset `full` of an example needs of a GPU."""
+        run = self.run(slug)
+        return needs_of(run.record if run else None, self.rehearsals.get(slug))
+
     def counted(self, variant: Variant) -> Counted | None:
         count = variant.count
         return self.counts.get(count.key) if count else None
 
     def latency(self, variant: Variant) -> list[Latency]:
         """What was timed of a variant, at any input, device by device."""
-        count = variant.count
-        return [latency for latency in self.latencies if count and latency.build == count.build]
+        return self._latencies.get(variant.count.build, []) if variant.count else []
+
+    @functools.cached_property
+    def _latencies(self) -> dict[str, list[Latency]]:
+        by_build: dict[str, list[Latency]] = {}
+        for latency in self.latencies:
+            by_build.setdefault(latency.build, []).append(latency)
+        return by_build
 
 
 def difference(reported: float, counted: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 
@@ -14,6 +15,8 @@ from scripts.pages.environment import template
 from scripts.pages.writer import common
 from scripts.runs.record import Figure, Record
 
+CALL = re.compile(r"\b(figure|show)\(\s*\"([^\"]*)\"")
+
 
 def page(slug: str, knowledge: Knowledge) -> str:
     """The text of `examples/<slug>.md`."""
@@ -23,6 +26,7 @@ def page(slug: str, knowledge: Knowledge) -> str:
     drawn = {figure.name for cell in cells for figure in _drawn_in(cell, record)}
     return template("example.md.j2").render(
         common(knowledge, "../../", card) | {
+            "needs": knowledge.needs(slug),
             "slug": slug, "name": knowledge.name_of(slug), "has_card": card is not None, "title": title_of(cells),
             "run": run, "record": record, "fence": "`" * 5, "cells": [_cell_view(cell, record) for cell in cells],
             "drawn": drawn,
@@ -47,4 +51,9 @@ def _drawn_in(cell: Cell, record: Record | None) -> list[Figure]:
 
 def calls(cell: Cell, method: str, name: str) -> bool:
     """Whether a cell calls `figure("name", ...)` or `show("name", ...)`; other cells may mention the name."""
-    return cell.is_code and re.search(rf'\b{method}\(\s*"{name}"', cell.text) is not None
+    return cell.is_code and (method, name) in _calls_in(cell.text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _calls_in(text: str) -> frozenset[tuple[str, str]]:
+    return frozenset(CALL.findall(text))

@@ -108,7 +108,9 @@ class Record:
     claims: bool = True
     """Whether the experiments ran, too."""
     needs: Mapping[str, object] | None = None
-    """What the preset `full` needs of a card, estimated or measured."""
+    """What the preset `full` needed of a GPU, where this run was that."""
+    trainings: tuple[int, ...] = ()
+    """Steps of each training, in their order."""
     peak_memory_mb: float | None = None
     peak_device_memory_mb: float | None = None
 

@@ -18,6 +18,7 @@ from scripts.evidence.knowledge import About, Knowledge
 from scripts.files import Dear
 from scripts.pages import cells
 from scripts.project import Project
+from scripts.runs import needs
 from scripts.runs.state import Run, example_slugs, states
 from scripts.site.commit import own_commit
 from scripts.site.kept import kept, version
@@ -70,10 +71,11 @@ def gather(
     studied, timed = studies.read(project, library), latency.read_all(project)
     apart = frozenset(slug for slug in scripts if project.claims_of(slug).is_file())
     notebook = functools.partial(_notebook, project, scripts)
-    shown = photographs.read_all(project, library)
+    shown, rehearsals = photographs.read_all(project, library), needs.read_all(project)
     return Knowledge(
-        library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart, notebook, shown
-    )
+        library, runs, counted, _generated(project), studied, timed, scripts, about(project), apart, notebook, shown,
+        rehearsals,
+    )  # fmt: skip
 
 
 def _notebook(project: Project, scripts: Mapping[str, str], slug: str) -> str:

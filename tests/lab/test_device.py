@@ -11,7 +11,7 @@ from lab.run import Run, Settings
 
 pytestmark = pytest.mark.torch
 
-CUDA, ESTIMATE = torch.device("cuda"), {"memory_gb": 4, "minutes": 60, "card": "one GPU", "estimate": True}
+CUDA = torch.device("cuda")
 
 
 def precisions() -> tuple[str, str]:
@@ -41,14 +41,14 @@ def test_what_is_there_is_not_copied() -> None:
     ("preset", "device", "only", "measured"),
     [("full", "cuda", (), True), ("full", "cuda", ("one",), False), ("quick", "cuda", (), False), ("full", "cpu", (), False)],
 )  # fmt: skip
-def test_needs_are_an_estimate_until_a_gpu_ran_all_of_full(
+def test_needs_are_recorded_where_a_gpu_ran_all_of_full(
     preset: str, device: str, only: tuple[str, ...], measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2_340_000_000)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2_000_000_000)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     settings = Settings(preset, torch.device(device), (0,), tmp_path, "random", claims=False, only=only)
-    run = Run("unet", settings, ESTIMATE)
+    run = Run("unet", settings)
     run.experiment("skips", question="Do skips help?", data="digits")
-    needs = {"memory_gb": 2.3, "minutes": 1, "card": "a card", "estimate": False}
-    assert run._record()["needs"] == (needs if measured else ESTIMATE)
+    needs = {"memory_gb": 2.3, "minutes": 1, "card": "a card"}
+    assert run._record()["needs"] == (needs if measured else None)
