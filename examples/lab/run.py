@@ -258,7 +258,7 @@ class Run:
         """Whether every experiment of the example ran, so that the record can back its card."""
         return bool(self._experiments) and not self.settings.only
 
-    def _measured_needs(self) -> dict[str, Any] | None:
+    def _needed(self) -> dict[str, Any] | None:
         """What the preset "full" needed, with all experiments, where this run has just shown it; else None."""
         if self.preset != "full" or self.device.type != "cuda" or not self._all_tested():
             return None
@@ -271,7 +271,7 @@ class Run:
         return {
             "schema": SCHEMA,
             "claims": self._all_tested(),
-            "needs": self._measured_needs(),
+            "needed": self._needed(),
             "trainings": trained[self._trained_before :],
             "shown": self._shown,
             "slug": self.slug,

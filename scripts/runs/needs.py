@@ -63,8 +63,8 @@ def read_all(project: Project) -> dict[str, Rehearsal]:
 
 def needs_of(record: Record | None, rehearsal: Rehearsal | None) -> Needs | None:
     """Measured, where the record is of a GPU that ran all of `full`; estimated, where both are there; else None."""
-    if record and record.needs:
-        return Needs(**record.needs)  # type: ignore[arg-type]
+    if record and record.needed:
+        return Needs(**record.needed)  # type: ignore[arg-type]
     if not (record and rehearsal) or bool(record.trainings) != bool(rehearsal.steps):
         return None
     seconds, rests_on = rehearsal.seeds * rehearsal.seconds, f"{rehearsal.seconds:.0f} s on a CPU: nothing is trained"

@@ -107,7 +107,7 @@ class Record:
     """What cells printed: name and text."""
     claims: bool = True
     """Whether the experiments ran, too."""
-    needs: Mapping[str, object] | None = None
+    needed: Mapping[str, object] | None = None
     """What the preset `full` needed of a GPU, where this run was that."""
     trainings: tuple[int, ...] = ()
     """Steps of each training, in their order."""

@@ -51,4 +51,4 @@ def test_needs_are_recorded_where_a_gpu_ran_all_of_full(
     run = Run("unet", settings)
     run.experiment("skips", question="Do skips help?", data="digits")
     needs = {"memory_gb": 2.3, "minutes": 1, "card": "a card"}
-    assert run._record()["needs"] == (needs if measured else None)
+    assert run._record()["needed"] == (needs if measured else None)

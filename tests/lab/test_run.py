@@ -107,7 +107,7 @@ def test_the_record_holds_the_whole_run(tmp_path, capsys):
     run.figure("idea", draw, caption="The idea.", alt=ALT)
     record = finished_record(run)
     assert record["schema"] == 2
-    assert (record["claims"], record["needs"], record["shown"]) == (True, None, [])
+    assert (record["claims"], record["needed"], record["shown"]) == (True, None, [])
     assert (record["slug"], record["preset"], record["seeds"], record["weights"]) == (
         "unet",
         "quick",

@@ -42,7 +42,7 @@ def test_what_full_needs_stands_there_and_what_an_estimate_was_made_of(tiny: Pro
         "from 4,167 training steps of 2,000 kernels and 60 GFLOP each, at 10 µs a kernel and 30 TFLOP/s, and 12 s of a CPU for "
         "the data of each of 5 seeds." in estimated
     )
-    measured = Run("alpha", "ok", replace(ran, needs={"memory_gb": 2.3, "minutes": 7, "card": "a card"}))
+    measured = Run("alpha", "ok", replace(ran, needed={"memory_gb": 2.3, "minutes": 7, "card": "a card"}))
     assert "needs about 2.3 GB and 7 minutes on a card.</p>" in page(
         "alpha", replace(knowledge, runs={"alpha": measured})
     )

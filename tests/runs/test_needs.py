@@ -43,7 +43,7 @@ def test_nothing_is_said_where_a_run_or_a_rehearsal_is_missing(run, step) -> Non
 
 
 def test_what_a_gpu_needed_goes_before_any_estimate() -> None:
-    measured = replace(RUN, needs={"memory_gb": 2.3, "minutes": 7, "card": "a card"})
+    measured = replace(RUN, needed={"memory_gb": 2.3, "minutes": 7, "card": "a card"})
     assert needs_of(measured, STEP) == Needs(2.3, 7, "a card")
 
 
