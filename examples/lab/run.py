@@ -272,7 +272,7 @@ class Run:
             "schema": SCHEMA,
             "claims": self._all_tested(),
             "needed": self._needed(),
-            "trainings": trained[self._trained_before :],
+            "trainings": [each._asdict() for each in trained[self._trained_before :]],
             "shown": self._shown,
             "slug": self.slug,
             "preset": self.settings.preset,

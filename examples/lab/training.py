@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.cost import Counting, Training
 from lab.device import moved
 
 Schedule = Literal["cosine", "constant", "onecycle"]
 Batches = Iterable[Sequence[Any]] | Callable[[int], Sequence[Any]]
 
-trained: list[int] = []
-"""Steps of each training of this process, in their order."""
+trained: list[Training] = []
+"""What each training of this process cost, in their order."""
 
 
 def seed_everything(seed: int) -> None:
@@ -153,14 +155,16 @@ def fit(
     optimizer = torch.optim.AdamW(_parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type != "mps")
     batch_at, parameters = _batch_at(batches), list(model.parameters())
     losses: list[Tensor] = []
+    counting, counted = Counting(), min(1, steps - 1)  # the first step makes the state of the optimiser, too
     for step in progress(range(steps)) if progress is not None else range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, schedule)
-        losses.append(_train_step(step, model, parameters, batch_at, loss, optimizer, clip, device))
+        with counting if step == counted else nullcontext():
+            losses.append(_train_step(step, model, parameters, batch_at, loss, optimizer, clip, device))
         if callback is not None and every is not None and ((step + 1) % every == 0 or step + 1 == steps):
             _call_back(callback, step + 1, model)
     model.eval()
-    trained.append(steps)
+    trained.append(counting.of(steps))
     return _finite(torch.stack(losses).tolist())
 
 

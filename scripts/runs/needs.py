@@ -1,8 +1,9 @@
 """What the preset `full` of an example needs of a GPU: measured where one ran it, else an estimate by arithmetic.
 
-The estimate multiplies one step, counted at the sizes of `full` (`lab.rehearsal`), by the steps of all trainings of a
-recorded run. A GPU that is fed by Python does not take less time for a step than its kernels take to be started, nor less
-than its products take to be computed. What is evaluated between trainings is not in it.
+The estimate takes all trainings of a recorded run, and grows them as the first of them grows to the sizes of `full`
+(`lab.rehearsal` counts that): its steps, its kernels, its products, and the number of seeds. A GPU that is fed by Python does
+not take less time than its kernels take to be started, nor less than its products take to be computed. What is evaluated
+between trainings is not in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ KERNEL_SECONDS = 10e-6
 """That Python and the driver take to start a kernel, as a round number."""
 
 GFLOP_PER_SECOND = 30_000
-"""What small networks reach on one data-centre card in bfloat16: a tenth of what an A100 can (312,000, by its data sheet)."""
+"""That small networks get out of a card of a data centre, in bfloat16, as a round number."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,6 @@ class Rehearsal:
     kernels: int
     gflop: float
     memory_gb: float
-
-    @property
-    def step_seconds(self) -> float:
-        """Of one step on a GPU."""
-        return max(self.kernels * KERNEL_SECONDS, self.gflop / GFLOP_PER_SECOND)
 
 
 @dataclass(frozen=True)
@@ -69,12 +65,21 @@ def needs_of(record: Record | None, rehearsal: Rehearsal | None) -> Needs | None
         return None
     seconds, rests_on = rehearsal.seeds * rehearsal.seconds, f"{rehearsal.seconds:.0f} s on a CPU: nothing is trained"
     if record.trainings:
-        growth = rehearsal.steps / record.trainings[0] * rehearsal.seeds / len(record.seeds)
-        steps = round(sum(record.trainings) * growth)
-        seconds += steps * rehearsal.step_seconds
+        steps, kernels, gflop = _grown(record, rehearsal)
+        seconds += max(kernels * KERNEL_SECONDS, gflop / GFLOP_PER_SECOND)
         rests_on = (
-            f"{steps:,} training steps of {rehearsal.kernels:,} kernels and {rehearsal.gflop:,.0f} GFLOP each, at "
-            f"{KERNEL_SECONDS * 1e6:.0f} µs a kernel and {GFLOP_PER_SECOND / 1000:.0f} TFLOP/s, and "
-            f"{rehearsal.seconds:.0f} s of a CPU for the data of each of {rehearsal.seeds} seeds"
+            f"{steps:,.0f} training steps, {kernels / 1e6:,.0f} million kernels of {KERNEL_SECONDS * 1e6:.0f} µs, "
+            f"{gflop / 1000:,.0f} TFLOP at {GFLOP_PER_SECOND / 1000:.0f} TFLOP/s, and {rehearsal.seconds:.0f} s of a CPU for the "
+            f"data of each of {rehearsal.seeds} seeds"
         )
     return Needs(rehearsal.memory_gb, max(1, math.ceil(seconds / 60)), "one GPU", rests_on)
+
+
+def _grown(record: Record, rehearsal: Rehearsal) -> tuple[float, float, float]:
+    """Steps, kernels and GFLOP of all trainings of a run at the sizes of `full`."""
+    first = record.trainings[0]
+    growth = rehearsal.steps / first.steps * rehearsal.seeds / len(record.seeds)
+    steps = growth * sum(each.steps for each in record.trainings)
+    kernels = growth * sum(each.steps * each.kernels for each in record.trainings) * rehearsal.kernels / first.kernels
+    gflop = growth * sum(each.steps * each.gflop for each in record.trainings)
+    return steps, kernels, gflop * (rehearsal.gflop / first.gflop if first.gflop else 1)

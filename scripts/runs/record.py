@@ -88,6 +88,15 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What one training cost: its steps, and of each the kernels and 10^9 operations."""
+
+    steps: int
+    kernels: int
+    gflop: float
+
+
+@dataclass(frozen=True)
 class Record:
     """One run of one example."""
 
@@ -109,8 +118,8 @@ class Record:
     """Whether the experiments ran, too."""
     needed: Mapping[str, object] | None = None
     """What the preset `full` needed of a GPU, where this run was that."""
-    trainings: tuple[int, ...] = ()
-    """Steps of each training, in their order."""
+    trainings: tuple[Training, ...] = ()
+    """In their order."""
     peak_memory_mb: float | None = None
     peak_device_memory_mb: float | None = None
 
@@ -170,6 +179,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         "experiments": tuple(_made(Experiment, each) for each in data["experiments"]),
         "results": {name: _made(Result, result) for name, result in data["results"].items()},
         "figures": tuple(_made(Figure, figure) for figure in data["figures"]),
+        "trainings": tuple(_made(Training, training) for training in data.get("trainings", ())),
     }
     return _made(Record, {**data, **parts})
 

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from lab import rehearsal, training
-from torch import nn
 
 pytestmark = pytest.mark.torch
 
@@ -40,7 +38,9 @@ def test_it_counts_a_step_of_the_first_training_and_ends_there(
     fit, argv = training.fit, sys.argv
     counted = rehearsal.rehearse("line", examples)
     assert (counted["steps"], counted["seeds"]) == (40, 5)
-    assert counted["gflop"] * 1e9 == 2 * 7 * 3 * 5 * 2  # forwards, and backwards for the weights: x needs no gradient
+    assert counted["gflop"] * 1e9 == pytest.approx(
+        2 * 7 * 3 * 5 * 2
+    )  # forwards, and backwards for the weights
     assert 10 < counted["kernels"] < 60
     assert "evaluated" not in capsys.readouterr().out
     assert (training.fit, sys.argv) == (fit, argv)
@@ -58,12 +58,3 @@ def test_an_example_that_fails_is_not_taken_for_one_that_trains_nothing(examples
     (examples / "broken.py").write_text("raise RuntimeError('no data')\n", "utf-8")
     with pytest.raises(RuntimeError, match="no data"):
         rehearsal.rehearse("broken", examples)
-
-
-def test_views_are_no_kernels() -> None:
-    with rehearsal.Kernels() as kernels:
-        torch.ones(4, 6).view(6, 4).t()
-    assert kernels.count == 1
-    with rehearsal.Kernels() as kernels, torch.no_grad():
-        nn.Linear(3, 5)(torch.ones(1, 3))
-    assert kernels.count >= 2

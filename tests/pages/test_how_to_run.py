@@ -11,6 +11,7 @@ from made import record, result
 from scripts.pages.example import page
 from scripts.project import Project
 from scripts.runs.needs import Rehearsal
+from scripts.runs.record import Training
 from scripts.runs.state import Run
 from scripts.site.gather import gather
 from scripts.site.render import render
@@ -32,15 +33,15 @@ def test_one_block_clones_installs_and_runs_on_each_device_with_flags_that_examp
 
 
 def test_what_full_needs_stands_there_and_what_an_estimate_was_made_of(tiny: Project) -> None:
-    ran = replace(record({"gain": result(1.0, 2.0, 3.0)}), trainings=(100, 100, 50))
+    ran = replace(record({"gain": result(1.0, 2.0, 3.0)}), trainings=(Training(250, 500, 0.2),))
     knowledge = replace(gather(tiny), runs={"alpha": Run("alpha", "ok", ran)})
     step = Rehearsal(seeds=5, seconds=12, steps=1000, kernels=2000, gflop=60, memory_gb=3.5)
     assert "The preset full needs" not in page("alpha", knowledge)
     estimated = page("alpha", replace(knowledge, rehearsals={"alpha": step}))
     assert (
-        "The preset full needs about 3.5 GB and 3 minutes on one GPU: no GPU has run it yet, and this is an estimate "
-        "from 4,167 training steps of 2,000 kernels and 60 GFLOP each, at 10 µs a kernel and 30 TFLOP/s, and 12 s of a CPU for "
-        "the data of each of 5 seeds." in estimated
+        "The preset full needs about 3.5 GB and 2 minutes on one GPU: no GPU has run it yet, and this is an estimate "
+        "from 1,667 training steps, 3 million kernels of 10 µs, 100 TFLOP at 30 TFLOP/s, and 12 s of a CPU for the data of "
+        "each of 5 seeds." in estimated
     )
     measured = Run("alpha", "ok", replace(ran, needed={"memory_gb": 2.3, "minutes": 7, "card": "a card"}))
     assert "needs about 2.3 GB and 7 minutes on a card.</p>" in page(

@@ -11,25 +11,29 @@ from made import record, result
 
 from scripts.project import Project
 from scripts.runs.needs import Needs, Rehearsal, needs_of, path_of, read_all
+from scripts.runs.record import Training
 from scripts.runs.state import example_slugs
 
 ROOT = Path(__file__).parents[2]
 STEP = Rehearsal(seeds=5, seconds=12, steps=1000, kernels=2000, gflop=60, memory_gb=3.5)
-RUN = replace(record({"gain": result(1.0, 2.0, 3.0)}), trainings=(100, 100, 50))
+TRAININGS = (Training(100, 500, 0.2), Training(100, 500, 0.2), Training(50, 1000, 0.4))
+RUN = replace(record({"gain": result(1.0, 2.0, 3.0)}), trainings=TRAININGS)
 
 
-def test_an_estimate_is_the_steps_of_all_trainings_at_the_size_of_full_and_the_data_of_each_seed() -> None:
+def test_all_trainings_grow_as_the_first_grows_to_the_size_of_full_and_each_seed_has_its_data() -> None:
     needs = needs_of(RUN, STEP)
     assert needs is not None
-    steps = 250 * 1000 / 100 * 5 / 3
-    assert needs.minutes == -(-(5 * 12 + steps * 2000 * 10e-6) // 60) == 3
+    kernels = (100 * 500 + 100 * 500 + 50 * 1000) * (1000 / 100) * (2000 / 500) * (5 / 3)
+    assert needs.minutes == -(-(5 * 12 + kernels * 10e-6) // 60) == 3
     assert (needs.memory_gb, needs.card) == (3.5, "one GPU")
-    assert needs.rests_on.startswith("4,167 training steps of 2,000 kernels and 60 GFLOP each")
+    assert needs.rests_on.startswith("4,167 training steps, 10 million kernels of 10 µs, 300 TFLOP at 30 TFLOP/s")
 
 
-def test_a_step_takes_as_long_as_what_is_slower_its_kernels_or_its_products() -> None:
-    assert STEP.step_seconds == pytest.approx(0.02)
-    assert replace(STEP, gflop=3000).step_seconds == pytest.approx(0.1)
+def test_it_takes_as_long_as_what_is_slower_the_kernels_or_the_products() -> None:
+    heavy = needs_of(RUN, replace(STEP, gflop=6000))
+    assert heavy is not None
+    gflop = (100 * 0.2 + 100 * 0.2 + 50 * 0.4) * (1000 / 100) * (6000 / 0.2) * (5 / 3)
+    assert heavy.minutes == -(-(5 * 12 + gflop / 30_000) // 60) == 18
 
 
 def test_where_nothing_is_trained_it_is_the_time_of_the_whole_run() -> None:
