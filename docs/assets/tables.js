@@ -47,7 +47,7 @@
 
     function matches(row) {
       const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-      const content = row.textContent.toLowerCase();
+      const content = [row.textContent, ...[...row.querySelectorAll("[title]")].map((each) => each.title)].join(" ").toLowerCase();
       return words.every((word) => content.includes(word)) &&
         [...state.picks].every(([column, pick]) => !pick || value(row.cells[column]).split("|").includes(pick));
     }

@@ -38,9 +38,7 @@ def test_it_counts_a_step_of_the_first_training_and_ends_there(
     fit, argv = training.fit, sys.argv
     counted = rehearsal.rehearse("line", examples)
     assert (counted["steps"], counted["seeds"]) == (40, 5)
-    assert counted["gflop"] * 1e9 == pytest.approx(
-        2 * 7 * 3 * 5 * 2
-    )  # forwards, and backwards for the weights
+    assert counted["gflop"] * 1e9 == pytest.approx(2 * 7 * 3 * 5 * 2)  # forwards, and backwards for the weights
     assert 10 < counted["kernels"] < 60
     assert "evaluated" not in capsys.readouterr().out
     assert (training.fit, sys.argv) == (fit, argv)

@@ -109,6 +109,18 @@ def test_without_script_no_control_is_shown_that_would_do_nothing(path: str, bro
     context.close()
 
 
+def test_a_filter_finds_what_a_table_says_in_a_title_only(page: Page, address: str) -> None:
+    page.goto(address + "licensing/")
+    titled = page.locator("table.browse a[title*=', ']", has_text="variants").first
+    row = titled.locator("xpath=ancestor::tr")
+    row.evaluate("row => { row.id = 'titled' }")
+    name = str(titled.get_attribute("title")).rpartition(", ")[2]
+    assert name not in row.inner_text()
+    page.locator(".browse-controls input").fill(name)
+    assert page.locator("#titled").is_visible()
+    assert page.locator("table.browse tbody tr:visible").count() < page.locator("table.browse tbody tr").count()
+
+
 def test_search_finds_a_model(page: Page, address: str) -> None:
     page.goto(address)
     ready = page.locator(".md-search-result__meta", has_text="Type to start searching")
