@@ -221,13 +221,12 @@ def report(
         raw: boxes before anything is suppressed.
         name: of the detector in captions.
     """
-    steps, parameters = sum(benchmark.steps), count_parameters(trained[0].model)
     experiment = run.experiment(
         "side_by_side",
         question="How does it fare on the scenes that all detectors share?",
         data=f"{benchmark.scenes[0]:,} digit scenes of {benchmark.canvas} px to train, {benchmark.scenes[1]:,} to test",
-        parameters=parameters,
-        steps=steps,
+        parameters=count_parameters(trained[0].model),
+        steps=sum(benchmark.steps),
     )
     found = [on_scenes(partial(detect, each.model), each.test, run.device) for each in trained]
     scores = [measures(one, each.test, benchmark) for one, each in zip(found, trained, strict=True)]
@@ -247,9 +246,8 @@ def report(
     half = [steps_to_half(each.curve) for each in trained]
     experiment.result("scenes_steps_to_half", half, unit="steps", meaning="Steps to half of its own final AP")
     for stress in STRESSES:
-        values = [
-            _stressed(run, benchmark, seed, stress, e, detect) for seed, e in zip(run.seeds, trained, strict=True)
-        ]
+        pairs = zip(run.seeds, trained, strict=True)
+        values = [_stressed(run, benchmark, seed, stress, each, detect) for seed, each in pairs]
         experiment.result(f"scenes_ap_{stress}", values, unit="%", meaning=f"AP on {stress.replace('_', ' ')} scenes")
     experiment.figure(
         "stress",

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from lab import training
-from lab.run import SEEDS
+from lab.options import SEEDS
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lab.figures import Draw, Style, panels, seed_bars, seed_lines
-from lab.run import PROJECT, Experiment, Run
+from lab.options import PROJECT
+from lab.run import Experiment, Run
 
 Outcome = Mapping[str, float]
 WIDTH = 5.4  # inches: labels of 9 points are 8 px high where a figure is scaled to 360 px

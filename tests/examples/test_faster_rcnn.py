@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lab import detectors, rcnn
-from lab.run import Settings
+from lab.options import Settings
 from lab.training import count_parameters
 
 faster = importlib.import_module("faster-rcnn")

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.data import canvases
 from lab.memory import kept_bytes
-from lab.run import Run, Settings
+from lab.options import Settings
+from lab.run import Run
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -12,7 +12,8 @@ import torch
 import vit
 from claims import vit as claims
 from lab.data.digits import digits, placed
-from lab.run import Run, Settings
+from lab.options import Settings
+from lab.run import Run
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import detectors
 from lab.boxes import grid_points, suppressed
-from lab.run import Run, Settings
+from lab.options import Settings
+from lab.run import Run
 from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss
 

@@ -13,7 +13,8 @@ import torch
 from lab import detectors
 from lab.data.scenes import STRESSES, Scenes
 from lab.detectors import BENCHMARKS, measures, on_scenes, report, scenes_of, steps_to_half, train, truth
-from lab.run import Run, Settings
+from lab.options import Settings
+from lab.run import Run
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.torch

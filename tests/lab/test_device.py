@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from lab.device import float32_of, moved, prepare
-from lab.run import Run, Settings
+from lab.options import Settings
+from lab.run import Run, described
 
 pytestmark = pytest.mark.torch
 
@@ -51,4 +52,4 @@ def test_needs_are_recorded_where_a_gpu_ran_all_of_full(
     run = Run("unet", settings)
     run.experiment("skips", question="Do skips help?", data="digits")
     needs = {"memory_gb": 2.3, "minutes": 1, "card": "a card"}
-    assert run._record()["needed"] == (needs if measured else None)
+    assert described(run)["needed"] == (needs if measured else None)

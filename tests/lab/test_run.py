@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import options as lab_options
 from lab import run as lab_run
 from lab.figures import Style, panels
 from lab.run import Run
@@ -54,7 +55,7 @@ def test_an_example_chooses_its_numbers_of_seeds(tmp_path):
 
 
 def test_a_gpu_is_taken_by_default_and_runs_the_full_preset(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab_run, "_available", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(lab_options, "_available", lambda: ["mps", "cpu"])
     run = Run.start("unet", argv=["--out", str(tmp_path)])
     assert (run.device.type, run.preset) == ("mps", "full")
 
@@ -65,7 +66,7 @@ def test_the_results_go_beside_the_examples_by_default():
 
 
 def test_a_missing_device_is_refused_with_what_there_is_and_what_to_do(monkeypatch):
-    monkeypatch.setattr(lab_run, "_available", lambda: ["cpu"])
+    monkeypatch.setattr(lab_options, "_available", lambda: ["cpu"])
     with pytest.raises(SystemExit) as stop:
         Run.start("unet", argv=["--device", "cuda"])
     message = str(stop.value)
@@ -178,8 +179,8 @@ def test_mean_and_spread_are_those_of_the_values(values):
     run = Run.start("unet", argv=["--device", "cpu"])
     open_experiment(run).result("gap", values, unit="", meaning="m")
     tensor = torch.tensor(values, dtype=torch.float64)
-    assert run._results["gap"]["mean"] == pytest.approx(tensor.mean().item(), abs=1e-6)
-    assert run._results["gap"]["std"] == pytest.approx(tensor.std(correction=0).item(), abs=1e-4)
+    assert run.results["gap"]["mean"] == pytest.approx(tensor.mean().item(), abs=1e-6)
+    assert run.results["gap"]["std"] == pytest.approx(tensor.std(correction=0).item(), abs=1e-4)
 
 
 def test_results_take_tensors_and_numbers_of_numpy(tmp_path):
@@ -341,7 +342,7 @@ def test_power_names_a_control_and_its_bound(tmp_path):
 
 def test_only_on_the_cpu_is_one_thread_the_default(tmp_path, monkeypatch):
     before = torch.get_num_threads()
-    monkeypatch.setattr(lab_run, "_available", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(lab_options, "_available", lambda: ["mps", "cpu"])
     try:
         torch.set_num_threads(3)
         Run.start("unet", argv=["--device", "mps", "--out", str(tmp_path)])
@@ -355,7 +356,7 @@ def test_only_on_the_cpu_is_one_thread_the_default(tmp_path, monkeypatch):
 def test_each_flag_is_explained(capsys):
     with pytest.raises(SystemExit):
         Run.start("unet", argv=["--help"])
-    flags = {action.option_strings[-1]: action.help for action in lab_run._parser("unet")._actions}
+    flags = {action.option_strings[-1]: action.help for action in lab_options.parser("unet")._actions}
     assert flags.keys() > {"--device", "--preset", "--seed", "--out", "--claims", "--search", "--weights", "--threads"}
     assert all(flags.values())
     printed = capsys.readouterr().out
