@@ -55,6 +55,15 @@ def test_the_page_for_what_is_not_found_has_its_style_and_leads_on_below_a_path_
     assert [path for path in files if not (elsewhere.site / path.removeprefix("/some/models/")).is_file()] == []
 
 
+@pytest.mark.slow
+def test_the_sitemap_names_each_page_by_its_whole_address_and_invents_no_date(elsewhere: Project) -> None:
+    sitemap = (elsewhere.site / "sitemap.xml").read_text("utf-8")
+    named = set(re.findall("<loc>(.*?)</loc>", sitemap))
+    folders = {page.parent.relative_to(elsewhere.site).as_posix() for page in elsewhere.site.rglob("index.html")}
+    assert named == {f"https://example.org/some/models/{folder}/".replace("/./", "/") for folder in folders}
+    assert "lastmod" not in sitemap
+
+
 def test_the_workflow_builds_the_site_for_the_address_that_its_host_names() -> None:
     steps = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text("utf-8"))["jobs"]["build"]["steps"]
     (asked,) = [step["id"] for step in steps if step.get("uses", "").startswith("actions/configure-pages@")]
