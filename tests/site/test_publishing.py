@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -62,6 +64,16 @@ def test_the_sitemap_names_each_page_by_its_whole_address_and_invents_no_date(el
     folders = {page.parent.relative_to(elsewhere.site).as_posix() for page in elsewhere.site.rglob("index.html")}
     assert named == {f"https://example.org/some/models/{folder}/".replace("/./", "/") for folder in folders}
     assert "lastmod" not in sitemap
+
+
+@pytest.mark.slow
+def test_each_page_has_a_title_and_a_description_of_its_own(built: Path) -> None:
+    pages = {path.relative_to(built).as_posix(): path.read_text("utf-8") for path in built.rglob("*.html")}
+    assert len(pages) > 300
+    for pattern in ("<title>([^<]+)</title>", '<meta name="description" content="([^"]+)">'):
+        said = {name: next(iter(re.findall(pattern, page)), None) for name, page in pages.items()}
+        count = Counter(said.values())
+        assert {name: each for name, each in said.items() if each is None or count[each] > 1} == {}
 
 
 def test_the_workflow_builds_the_site_for_the_address_that_its_host_names() -> None:
