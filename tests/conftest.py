@@ -205,20 +205,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def guarded(tiny: Project) -> Project:
-    """The tiny project with this project's theme, built."""
+def themed(tiny: Project) -> Project:
+    """The tiny project with this project's theme."""
     shutil.copytree(ROOT / "overrides", tiny.root / "overrides")
     (tiny.docs / "assets").mkdir()
     for name in ("disk.js", "find.js"):  # which every page of the theme loads
         shutil.copy(ROOT / "docs/assets" / name, tiny.docs / "assets")
-    settings = (tiny.root / "mkdocs.yml").read_text("utf-8")
-    settings = settings.replace(
-        'repository: "https://example.org/tiny"', 'repository: "https://example.org/tiny", scope: /'
-    )
-    (tiny.root / "mkdocs.yml").write_text(settings.replace("font: false", "font: false, custom_dir: overrides"))
-    render(tiny, gather(tiny))
-    assert build(tiny)
+    edit(tiny.root / "mkdocs.yml", '"https://example.org/tiny"', '"https://example.org/tiny", scope: /')
+    edit(tiny.root / "mkdocs.yml", "font: false", "font: false, custom_dir: overrides")
     return tiny
+
+
+@pytest.fixture
+def guarded(themed: Project) -> Project:
+    """The tiny project with this project's theme, built."""
+    render(themed, gather(themed))
+    assert build(themed)
+    return themed
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ def show_link(page: Path) -> None:
 
 
 def write_archive(site: Path, target: Path, folder: str) -> None:
-    """Pack all files of a built site but the archive itself, into a folder of this name."""
+    """Pack all files of a built site into a folder of this name, but the archive itself and the page of a server."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    files = sorted(path for path in site.rglob("*") if path.is_file() and path != target)
+    left_out = {target, site / "404.html"}
+    files = sorted(path for path in site.rglob("*") if path.is_file() and path not in left_out)
     own = target.relative_to(site)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for path in files:
