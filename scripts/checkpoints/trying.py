@@ -15,6 +15,7 @@ from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
+from scripts.checkpoints import network
 from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
 from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import taken_by
@@ -43,6 +44,8 @@ def try_picture(library: Library, options: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     if not tries:
         return 1
+    if options.weights != "packaged" and (offline := network.settle()):
+        print(offline, file=sys.stderr)
     outcomes = []
     for id, what, run in tries:
         print(f"{id}: loading {what}", flush=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import html.parser
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,11 +84,12 @@ def test_with_nothing_chosen_the_models_are_listed() -> None:
     assert "co-detr" not in problem
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a reader types it, offline, with the caches of the folder."""
+def run(folder: Path, *arguments: str, **other: str) -> subprocess.CompletedProcess[str]:
+    """The command as a reader types it, offline unless said otherwise, with the caches of the folder."""
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HOME": str(folder / "caches"), "HF_HUB_OFFLINE": "1",
         "TORCH_HOME": str(folder / "caches/torch"), "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1",
+        **other,
     }  # fmt: skip
     command = [sys.executable, "-W", "ignore", "-m", "scripts", "try", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False)
@@ -118,6 +121,31 @@ def test_if_nothing_ran_the_status_is_1_and_the_page_says_why(caches: Path, phot
     assert done.returncode == 1
     assert "config.json" in done.stderr
     assert "is not on this machine" in (tmp_path / "picture.html").read_text("utf-8")
+
+
+def test_a_hub_that_is_out_of_reach_is_asked_once_for_all_models(photograph: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def hang_up(listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            asked.append(connection.recv(4096))
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        hub = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        done = run(
+            tmp_path, str(photograph), "--models", "depth-anything,dinov3", "--device", "cpu", "--out", str(tmp_path),
+            HF_ENDPOINT=hub, HF_HUB_OFFLINE="",
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert len(asked) == 1
+    assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == [
+        hub,
+        "depth-anything/v2-small:",
+        "dinov3/timm-s:",
+    ]
 
 
 def test_weights_of_a_package_that_cannot_be_had_are_told_in_a_line(photograph: Path, tmp_path: Path) -> None:
