@@ -30,6 +30,9 @@ MOST_FRAMES = 64
 """Of a clip, evenly over it."""
 
 LONGEST_FRAME = 1024
+ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+"""Formats of which several pictures may be the frames of a clip; what a telephone adds to a JPEG is a preview or a map."""
+
 SHOWN_FRAMES = 8
 COLUMNS = 4
 
@@ -143,12 +146,19 @@ def _of_frames(frames: Sequence[Image.Image], there: int, scale: float) -> Pictu
     return Picture(frames[0], tuple(notes), scale, frames=tuple(frames))
 
 
-def _animation(opened: Image.Image, there: int) -> Picture:
-    frames = []
+def _animation(opened: Image.Image, there: int) -> Picture | None:
+    """The frames of a file as a clip; None if they are of different sizes, as pages are."""
+    from PIL import ImageOps
+
+    frames, sizes = [], []
     for number in evenly(there, min(there, MOST_FRAMES)):
         opened.seek(number)
-        frames.append(_small(_in_colours(opened.copy())[0]))
-    return _of_frames(frames, there, frames[0].width / opened.width)
+        sizes.append(opened.size)
+        if sizes[0] != sizes[-1]:
+            return None
+        upright = ImageOps.exif_transpose(opened)
+        frames.append(_small(_in_colours(upright)[0]))
+    return _of_frames(frames, there, max(frames[0].size) / max(sizes[0]))
 
 
 def _scan(path: Path) -> Picture:
@@ -166,10 +176,12 @@ def _too_large(path: Path, size: str) -> str:
 def _fit(opened: Image.Image) -> Picture:
     from PIL import Image, ImageOps
 
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1:
-        return _animation(opened, frames)
-    notes = []
+    there, notes = getattr(opened, "n_frames", 1), []
+    if there > 1:
+        if opened.format in ANIMATED and (clip := _animation(opened, there)):
+            return clip
+        notes.append(f"the first of {there} pictures in the file")
+        opened.seek(0)
     opened.load()
     upright = ImageOps.exif_transpose(opened)
     if upright.size != opened.size or opened.getexif().get(0x0112, 1) != 1:

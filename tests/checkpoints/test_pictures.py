@@ -112,6 +112,42 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert picture.sheet.size == (18, 9)
 
 
+def test_a_photograph_with_a_preview_is_no_clip_and_stands_upright(tmp_path: Path, photograph: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    with Image.open(photograph) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, "MPO", save_all=True, append_images=[image.resize((60, 40))], exif=exif)
+    with Image.open(path) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    picture = open_picture(path)
+    assert (picture.kind, picture.image.size, picture.scale) == ("picture", (80, 120), 1.0)
+    assert picture.notes == ("the first of 2 pictures in the file", "turned upright as its EXIF says")
+
+
+@pytest.mark.parametrize(("sizes", "kind"), [(((9, 9), (9, 9), (9, 9)), "clip"), (((9, 6), (6, 9), (9, 6)), "picture")])
+def test_pages_of_one_size_are_a_clip_and_of_others_the_first_is_taken(
+    tmp_path: Path, sizes: tuple[tuple[int, int], ...], kind: str
+) -> None:
+    path = tmp_path / "pages.tiff"
+    first, *others = (
+        Image.new("RGB", size, colour) for size, colour in zip(sizes, ("red", "blue", "green"), strict=True)
+    )
+    first.save(path, save_all=True, append_images=others)
+    picture = open_picture(path)
+    assert (picture.kind, picture.image.size) == (kind, sizes[0])
+    assert picture.image.getpixel((4, 4)) == (255, 0, 0)
+    assert (picture.notes == ("the first of 3 pictures in the file",)) is (kind == "picture")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_a_clip_in_each_format_that_has_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "moving"
+    red, blue = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+    red.save(path, kind, save_all=True, append_images=[blue])
+    assert len(open_picture(path).frames) == 2
+
+
 def test_a_folder_of_frames_is_a_clip_and_of_very_many_some_are_read(tmp_path: Path) -> None:
     for number in range(MOST_FRAMES + 6):
         Image.new("RGB", (1500, 10), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
