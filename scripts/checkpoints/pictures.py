@@ -61,6 +61,14 @@ class Picture:
         return "volume" if self.volume else "clip" if self.frames else "picture"
 
     @property
+    def size(self) -> tuple[float, float]:
+        """Width and height as the file has them, upright; of one made smaller never less than that."""
+        if self.scale == 1:
+            return self.image.size
+        width, height = ((side + 0.5) / self.scale for side in self.image.size)
+        return width, height
+
+    @property
     def sheet(self) -> Image.Image:
         """Some frames of a clip, evenly over it."""
         import numpy as np
@@ -202,19 +210,26 @@ def _in_colours(image: Image.Image) -> tuple[Image.Image, str | None]:
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
-        return _eight_bits(image), "brought from more than eight bits to eight"
+        return _eight_bits(image)
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB"), "laid onto white"
     return image.convert("RGB"), "brought from CMYK to RGB" if image.mode == "CMYK" else None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits by their range; 32 bits and numbers with a point have none, so by what occurs."""
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of what cameras and scanners measure; files keep all above eight in sixteen."""
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    """16 bits by the least depth that holds them; 32 bits and numbers with a point have none, so by what occurs."""
     import numpy as np
     from PIL import Image
 
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (values.min(), values.max())
+    low, high, of = values.min(), values.max(), "more than eight"
+    if image.mode.startswith("I;16"):
+        bits = next(bits for bits in DEPTHS if high < 2**bits)
+        low, high, of = 0.0, 2.0**bits - 1, str(bits)
     grey = (values - low) / max(high - low, 1e-12) * 255
-    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB"), f"brought from {of} bits to eight"

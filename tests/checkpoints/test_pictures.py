@@ -92,7 +92,35 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)).save(path)
     picture = open_picture(path)
     assert np.asarray(picture.image)[..., 0].tolist() == [[0, 100], [200, 255]]
-    assert picture.notes == ("brought from more than eight bits to eight",)
+    assert picture.notes == ("brought from 16 bits to eight",)
+
+
+def tiff_of_twelve_bits(row: list[int]) -> bytes:
+    """A grey picture of one row; Pillow reads such files and writes none."""
+    tags = [
+        (256, len(row)),
+        (257, 1),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, 3 * len(row) // 2),
+    ]
+    packed = b"".join(((a << 12) + b).to_bytes(3, "big") for a, b in zip(row[::2], row[1::2], strict=True))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    )
+
+
+def test_twelve_bits_are_not_taken_for_sixteen(tmp_path: Path) -> None:
+    path = tmp_path / "raw.tiff"
+    path.write_bytes(tiff_of_twelve_bits([0, 4095, 2048, 1024]))
+    picture = open_picture(path)
+    assert np.asarray(picture.image)[0, :, 0].tolist() == [0, 255, 128, 64]
+    assert picture.notes == ("brought from 12 bits to eight",)
 
 
 def test_numbers_with_a_point_are_brought_to_eight_bits(tmp_path: Path) -> None:

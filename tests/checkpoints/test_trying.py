@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from published import CARDS, CHECKPOINTS, checkpoint
+from published import CARDS, CHECKPOINTS, LIBRARY, checkpoint
 from snapshots_of_all import WRITERS
 
 from scripts.checkpoints import trying
@@ -24,6 +24,7 @@ from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
 
 np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
 
 pytestmark = pytest.mark.torch
 
@@ -167,6 +168,53 @@ def test_a_broken_picture_is_told_in_a_line_before_anything_is_loaded(tmp_path: 
     done = run(tmp_path, str(path), "--models", "sam2")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{path}: no picture that Pillow can read\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("--point", "5000,20"), "--point 5000,20 is not within the picture of 120 x 80 pixels"),
+        (("--point=20,-1",), "--point 20,-1 is not within"),
+        (("--point", "nan,20"), "--point nan,20 is not within"),
+        (("--box", "10,10,120,81"), "--box 10,10,120,81 is not within"),
+        (("--box", "10,10,10,60"), "--box 10,10,10,60 holds no pixel"),
+        (("--out", "/dev/null/x"), "--out /dev/null/x: Not a directory"),
+    ],
+)
+def test_what_would_fail_after_all_has_run_is_told_in_a_line_before(
+    typed: tuple[str, ...], told: str, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options(str(photograph), "--out", str(tmp_path / "out"), "--models", "sam", *typed)
+    assert trying.try_picture(LIBRARY, given) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(told)
+    assert said.err.count("\n") == 1
+
+
+def test_the_corners_of_a_box_are_taken_in_any_order(photograph: Path) -> None:
+    assert options("p.jpg", "--box", "100,50,30,10").box == (30, 10, 100, 50)
+    assert Prompt((120, 80), (0, 0, 120, 80)).astray(open_picture(photograph).size) is None
+
+
+def test_the_last_pixel_of_a_picture_that_was_made_smaller_is_within(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (10_001, 7)).save(path)
+    width, height = open_picture(path).size
+    assert width >= 10_001
+    assert height >= 7
+
+
+def test_what_cannot_be_drawn_is_told_on_the_page_beside_what_can(photograph: Path) -> None:
+    each = checkpoint("timm", "create_model", "any", "boxes")
+    good, bad = (Found((Thing("cat", mask=np.ones(shape, dtype=bool)),)) for shape in ((80, 120), (3, 3)))
+    outcomes = [
+        tried("Model", each, "MIT", Attempt(id, found, "", "cpu", 1, 20, 300))
+        for id, found in (("a/b", bad), ("c/d", good))
+    ]
+    text = page("picture", open_picture(photograph), outcomes, Prompt(), random=False)
+    assert "ran, and could not be drawn: IndexError" in text
+    assert text.count("data:image/jpeg;base64,") == 2
 
 
 def test_a_process_that_ends_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
