@@ -26,6 +26,17 @@ class Prompt:
         box = tuple(value * factor for value in self.box) if self.box else None
         return Prompt(point, box, self.texts)  # type: ignore[arg-type]
 
+    def astray(self, size: tuple[float, float]) -> str | None:
+        """What it points at outside a picture of a width and a height, in a line; None if all lies within."""
+        corners = {"point": [self.point] if self.point else [], "box": [self.box[:2], self.box[2:]] if self.box else []}
+        for name, places in corners.items():
+            if not all(0 <= value <= most for place in places for value, most in zip(place, size, strict=True)):
+                given = ",".join(f"{value:g}" for place in places for value in place)
+                return f"--{name} {given} is not within the picture of {size[0]:.0f} x {size[1]:.0f} pixels"
+        if self.box and (self.box[0] == self.box[2] or self.box[1] == self.box[3]):
+            return f"--box {','.join(f'{value:g}' for value in self.box)} holds no pixel"
+        return None
+
 
 def used(prompt: Prompt, output: str, size: tuple[int, int]) -> Prompt:
     """The part of a prompt that a model was shown on a picture of a size: a box, else a click, else one at the middle."""

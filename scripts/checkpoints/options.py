@@ -20,9 +20,9 @@ def point(text: str) -> tuple[float, float]:
 
 
 def box(text: str) -> Box:
-    """`X0,Y0,X1,Y1`."""
+    """`X0,Y0,X1,Y1`: two corners that are opposite, in any order."""
     x0, y0, x1, y1 = (float(value) for value in text.split(","))
-    return x0, y0, x1, y1
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"
     )
     parser.add_argument("--point", type=point, metavar="X,Y", help="a click, in pixels of the picture")
-    parser.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around an object")
+    parser.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around an object: two opposite corners")
     parser.add_argument("--text", type=words, default=(), metavar="TEXTS", help='what to look for: "a cat, a person"')
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument(

@@ -30,6 +30,9 @@ MOST_FRAMES = 64
 """Of a clip, evenly over it."""
 
 LONGEST_FRAME = 1024
+ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+"""Formats of which several pictures may be the frames of a clip; what a telephone adds to a JPEG is a preview or a map."""
+
 SHOWN_FRAMES = 8
 COLUMNS = 4
 
@@ -56,6 +59,14 @@ class Picture:
     @property
     def kind(self) -> Kind:
         return "volume" if self.volume else "clip" if self.frames else "picture"
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height as the file has them, upright; of one made smaller never less than that."""
+        if self.scale == 1:
+            return self.image.size
+        width, height = ((side + 0.5) / self.scale for side in self.image.size)
+        return width, height
 
     @property
     def sheet(self) -> Image.Image:
@@ -143,12 +154,19 @@ def _of_frames(frames: Sequence[Image.Image], there: int, scale: float) -> Pictu
     return Picture(frames[0], tuple(notes), scale, frames=tuple(frames))
 
 
-def _animation(opened: Image.Image, there: int) -> Picture:
-    frames = []
+def _animation(opened: Image.Image, there: int) -> Picture | None:
+    """The frames of a file as a clip; None if they are of different sizes, as pages are."""
+    from PIL import ImageOps
+
+    frames, sizes = [], []
     for number in evenly(there, min(there, MOST_FRAMES)):
         opened.seek(number)
-        frames.append(_small(_in_colours(opened.copy())[0]))
-    return _of_frames(frames, there, frames[0].width / opened.width)
+        sizes.append(opened.size)
+        if sizes[0] != sizes[-1]:
+            return None
+        upright = ImageOps.exif_transpose(opened)
+        frames.append(_small(_in_colours(upright)[0]))
+    return _of_frames(frames, there, max(frames[0].size) / max(sizes[0]))
 
 
 def _scan(path: Path) -> Picture:
@@ -166,10 +184,12 @@ def _too_large(path: Path, size: str) -> str:
 def _fit(opened: Image.Image) -> Picture:
     from PIL import Image, ImageOps
 
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1:
-        return _animation(opened, frames)
-    notes = []
+    there, notes = getattr(opened, "n_frames", 1), []
+    if there > 1:
+        if opened.format in ANIMATED and (clip := _animation(opened, there)):
+            return clip
+        notes.append(f"the first of {there} pictures in the file")
+        opened.seek(0)
     opened.load()
     upright = ImageOps.exif_transpose(opened)
     if upright.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
@@ -190,19 +210,26 @@ def _in_colours(image: Image.Image) -> tuple[Image.Image, str | None]:
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
-        return _eight_bits(image), "brought from more than eight bits to eight"
+        return _eight_bits(image)
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB"), "laid onto white"
     return image.convert("RGB"), "brought from CMYK to RGB" if image.mode == "CMYK" else None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits by their range; 32 bits and numbers with a point have none, so by what occurs."""
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of what cameras and scanners measure; files keep all above eight in sixteen."""
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    """16 bits by the least depth that holds them; 32 bits and numbers with a point have none, so by what occurs."""
     import numpy as np
     from PIL import Image
 
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (values.min(), values.max())
+    low, high, of = values.min(), values.max(), "more than eight"
+    if image.mode.startswith("I;16"):
+        bits = next(bits for bits in DEPTHS if high < 2**bits)
+        low, high, of = 0.0, 2.0**bits - 1, str(bits)
     grey = (values - low) / max(high - low, 1e-12) * 255
-    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB"), f"brought from {of} bits to eight"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint, Output
+from scripts.checkpoints.attempt import in_a_line
 from scripts.checkpoints.drawing import colour_of, data_uri, drawn
 from scripts.checkpoints.found import Attempt, Prompt, used
 from scripts.checkpoints.packaged import OUTPUTS
@@ -69,9 +70,18 @@ def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, ra
         f"<title>{escape(name)}, tried</title><style>{STYLE}</style></head><body>\n<header><h1>{escape(name)}</h1>\n"
         f"<p class=facts>{escape(notes)}</p>{warning}</header>\n<main>\n"
         f'<article><h2>The picture</h2><img src="{data_uri(shown)}" alt="The picture as it was given"></article>\n'
-        + "\n".join(_article(each, picture, prompt) for each in tried)
+        + "\n".join(_guarded(each, picture, prompt) for each in tried)
         + "\n</main></body></html>\n"
     )
+
+
+def _guarded(tried: Tried, picture: Picture, prompt: Prompt) -> str:
+    """An article; what cannot be drawn is told in it, and takes no other with it."""
+    try:
+        return _article(tried, picture, prompt)
+    except Exception as error:  # of whatever library that draws
+        failed = replace(tried.attempt, found=None, error=f"ran, and could not be drawn: {in_a_line(error)}")
+        return _article(replace(tried, attempt=failed), picture, prompt)
 
 
 def _article(tried: Tried, picture: Picture, prompt: Prompt) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
+from scripts.checkpoints import network
 from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
 from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import taken_by
@@ -33,16 +35,17 @@ Tries = list[tuple[str, str, Callable[[], Tried]]]
 def try_picture(library: Library, options: argparse.Namespace) -> int:
     """Run what is asked for and write the page; 1 if nothing ran."""
     try:
-        picture = open_picture(options.picture)
+        picture, prompt = _checked(options)
     except UnfitPictureError as error:
         print(error, file=sys.stderr)
         return 1
-    prompt = Prompt(options.point, options.box, options.text).scaled(picture.scale)
     tries, problems = _tries(library, picture, prompt, options)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not tries:
         return 1
+    if options.weights != "packaged" and (offline := network.settle()):
+        print(offline, file=sys.stderr)
     outcomes = []
     for id, what, run in tries:
         print(f"{id}: loading {what}", flush=True)
@@ -55,6 +58,21 @@ def try_picture(library: Library, options: argparse.Namespace) -> int:
     ran = sum(each.attempt.found is not None for each in outcomes)
     print(f"{path}: {len(outcomes)} tried, {ran} ran")
     return 0 if ran else 1
+
+
+def _checked(options: argparse.Namespace) -> tuple[Picture, Prompt]:
+    """The picture, and what the reader points at on it; raises UnfitPictureError for what would fail after all has run."""
+    picture = open_picture(options.picture)
+    typed = Prompt(options.point, options.box, options.text)
+    if astray := typed.astray(picture.size):
+        raise UnfitPictureError(astray)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnfitPictureError(f"--out {options.out}: {error.strerror}") from None
+    if not os.access(options.out, os.W_OK):
+        raise UnfitPictureError(f"--out {options.out}: not to be written into")
+    return picture, typed.scaled(picture.scale)
 
 
 def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse.Namespace) -> tuple[Tries, list[str]]:

@@ -92,7 +92,35 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)).save(path)
     picture = open_picture(path)
     assert np.asarray(picture.image)[..., 0].tolist() == [[0, 100], [200, 255]]
-    assert picture.notes == ("brought from more than eight bits to eight",)
+    assert picture.notes == ("brought from 16 bits to eight",)
+
+
+def tiff_of_twelve_bits(row: list[int]) -> bytes:
+    """A grey picture of one row; Pillow reads such files and writes none."""
+    tags = [
+        (256, len(row)),
+        (257, 1),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, 3 * len(row) // 2),
+    ]
+    packed = b"".join(((a << 12) + b).to_bytes(3, "big") for a, b in zip(row[::2], row[1::2], strict=True))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    )
+
+
+def test_twelve_bits_are_not_taken_for_sixteen(tmp_path: Path) -> None:
+    path = tmp_path / "raw.tiff"
+    path.write_bytes(tiff_of_twelve_bits([0, 4095, 2048, 1024]))
+    picture = open_picture(path)
+    assert np.asarray(picture.image)[0, :, 0].tolist() == [0, 255, 128, 64]
+    assert picture.notes == ("brought from 12 bits to eight",)
 
 
 def test_numbers_with_a_point_are_brought_to_eight_bits(tmp_path: Path) -> None:
@@ -110,6 +138,42 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert picture.notes == ("2 frames, of which models of pictures see the first",)
     assert (picture.kind, len(picture.frames)) == ("clip", 2)
     assert picture.sheet.size == (18, 9)
+
+
+def test_a_photograph_with_a_preview_is_no_clip_and_stands_upright(tmp_path: Path, photograph: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    with Image.open(photograph) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, "MPO", save_all=True, append_images=[image.resize((60, 40))], exif=exif)
+    with Image.open(path) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    picture = open_picture(path)
+    assert (picture.kind, picture.image.size, picture.scale) == ("picture", (80, 120), 1.0)
+    assert picture.notes == ("the first of 2 pictures in the file", "turned upright as its EXIF says")
+
+
+@pytest.mark.parametrize(("sizes", "kind"), [(((9, 9), (9, 9), (9, 9)), "clip"), (((9, 6), (6, 9), (9, 6)), "picture")])
+def test_pages_of_one_size_are_a_clip_and_of_others_the_first_is_taken(
+    tmp_path: Path, sizes: tuple[tuple[int, int], ...], kind: str
+) -> None:
+    path = tmp_path / "pages.tiff"
+    first, *others = (
+        Image.new("RGB", size, colour) for size, colour in zip(sizes, ("red", "blue", "green"), strict=True)
+    )
+    first.save(path, save_all=True, append_images=others)
+    picture = open_picture(path)
+    assert (picture.kind, picture.image.size) == (kind, sizes[0])
+    assert picture.image.getpixel((4, 4)) == (255, 0, 0)
+    assert (picture.notes == ("the first of 3 pictures in the file",)) is (kind == "picture")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_a_clip_in_each_format_that_has_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "moving"
+    red, blue = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+    red.save(path, kind, save_all=True, append_images=[blue])
+    assert len(open_picture(path).frames) == 2
 
 
 def test_a_folder_of_frames_is_a_clip_and_of_very_many_some_are_read(tmp_path: Path) -> None:

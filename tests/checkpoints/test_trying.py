@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import html.parser
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from published import CARDS, CHECKPOINTS, checkpoint
+from published import CARDS, CHECKPOINTS, LIBRARY, checkpoint
 from snapshots_of_all import WRITERS
 
 from scripts.checkpoints import trying
@@ -22,6 +24,7 @@ from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
 
 np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
 
 pytestmark = pytest.mark.torch
 
@@ -82,11 +85,12 @@ def test_with_nothing_chosen_the_models_are_listed() -> None:
     assert "co-detr" not in problem
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a reader types it, offline, with the caches of the folder."""
+def run(folder: Path, *arguments: str, **other: str) -> subprocess.CompletedProcess[str]:
+    """The command as a reader types it, offline unless said otherwise, with the caches of the folder."""
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HOME": str(folder / "caches"), "HF_HUB_OFFLINE": "1",
         "TORCH_HOME": str(folder / "caches/torch"), "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1",
+        **other,
     }  # fmt: skip
     command = [sys.executable, "-W", "ignore", "-m", "scripts", "try", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False)
@@ -120,6 +124,31 @@ def test_if_nothing_ran_the_status_is_1_and_the_page_says_why(caches: Path, phot
     assert "is not on this machine" in (tmp_path / "picture.html").read_text("utf-8")
 
 
+def test_a_hub_that_is_out_of_reach_is_asked_once_for_all_models(photograph: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def hang_up(listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            asked.append(connection.recv(4096))
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        hub = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        done = run(
+            tmp_path, str(photograph), "--models", "depth-anything,dinov3", "--device", "cpu", "--out", str(tmp_path),
+            HF_ENDPOINT=hub, HF_HUB_OFFLINE="",
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert len(asked) == 1
+    assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == [
+        hub,
+        "depth-anything/v2-small:",
+        "dinov3/timm-s:",
+    ]
+
+
 def test_weights_of_a_package_that_cannot_be_had_are_told_in_a_line(photograph: Path, tmp_path: Path) -> None:
     done = run(tmp_path, str(photograph), "--weights", "packaged", "--models", "centernet,unet", "--out", str(tmp_path))
     assert done.returncode == 1
@@ -139,6 +168,53 @@ def test_a_broken_picture_is_told_in_a_line_before_anything_is_loaded(tmp_path: 
     done = run(tmp_path, str(path), "--models", "sam2")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{path}: no picture that Pillow can read\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("--point", "5000,20"), "--point 5000,20 is not within the picture of 120 x 80 pixels"),
+        (("--point=20,-1",), "--point 20,-1 is not within"),
+        (("--point", "nan,20"), "--point nan,20 is not within"),
+        (("--box", "10,10,120,81"), "--box 10,10,120,81 is not within"),
+        (("--box", "10,10,10,60"), "--box 10,10,10,60 holds no pixel"),
+        (("--out", "/dev/null/x"), "--out /dev/null/x: Not a directory"),
+    ],
+)
+def test_what_would_fail_after_all_has_run_is_told_in_a_line_before(
+    typed: tuple[str, ...], told: str, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options(str(photograph), "--out", str(tmp_path / "out"), "--models", "sam", *typed)
+    assert trying.try_picture(LIBRARY, given) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(told)
+    assert said.err.count("\n") == 1
+
+
+def test_the_corners_of_a_box_are_taken_in_any_order(photograph: Path) -> None:
+    assert options("p.jpg", "--box", "100,50,30,10").box == (30, 10, 100, 50)
+    assert Prompt((120, 80), (0, 0, 120, 80)).astray(open_picture(photograph).size) is None
+
+
+def test_the_last_pixel_of_a_picture_that_was_made_smaller_is_within(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (10_001, 7)).save(path)
+    width, height = open_picture(path).size
+    assert width >= 10_001
+    assert height >= 7
+
+
+def test_what_cannot_be_drawn_is_told_on_the_page_beside_what_can(photograph: Path) -> None:
+    each = checkpoint("timm", "create_model", "any", "boxes")
+    good, bad = (Found((Thing("cat", mask=np.ones(shape, dtype=bool)),)) for shape in ((80, 120), (3, 3)))
+    outcomes = [
+        tried("Model", each, "MIT", Attempt(id, found, "", "cpu", 1, 20, 300))
+        for id, found in (("a/b", bad), ("c/d", good))
+    ]
+    text = page("picture", open_picture(photograph), outcomes, Prompt(), random=False)
+    assert "ran, and could not be drawn: IndexError" in text
+    assert text.count("data:image/jpeg;base64,") == 2
 
 
 def test_a_process_that_ends_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
