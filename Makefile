@@ -4,6 +4,7 @@ PYTHON ?= python3
 JOBS ?= $(shell "$(PYTHON)" -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)")
 BUILDER ?= mkdocs# or zensical
 BIN := .venv/bin
+FETCH ?= none# published weights for the photographs: small downloads those of at most a few hundred MB where a hub answers
 ASKED = $(if $(DEVICE),--device $(DEVICE)) $(if $(PRESET),--preset $(PRESET)) # make site DEVICE=cuda PRESET=full
 UV := 0.13.9
 
@@ -11,7 +12,7 @@ UV := 0.13.9
 
 site: .venv/.run $(if $(filter zensical,$(BUILDER)),.venv/.zensical)
 	@$(BIN)/python -m scripts run --jobs $(JOBS) $(ASKED); ran=$$?; \
-	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs && \
+	 $(BIN)/python -m scripts count && $(BIN)/python -m scripts photographs --fetch $(FETCH) && \
 	 $(BIN)/python -m scripts build $(ASKED) --builder $(BUILDER) && exit $$ran
 
 figures: .venv/.run

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from scripts.cards.values import Line, Model, Name, Slug
+from scripts.cards.values import Line, Model, Name, Slug, Url
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -61,3 +61,9 @@ class Photograph(Model):
     file: PackageFile
     licence: Line
     origin: Line
+    address: Url | None = None
+    """Where it is published."""
+    texts: tuple[Line, ...] = ()
+    """What models that take a text are asked for; those that take one phrase, for the first."""
+    whole: Line | None = None
+    """What all of a volume is that is not zero: how much of it a model misses is then told."""

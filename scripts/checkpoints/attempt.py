@@ -176,7 +176,7 @@ def missing(checkpoint: Checkpoint) -> str | None:
     if checkpoint.load.library == "torchvision":
         path = _torchvision_file(checkpoint)
         return None if path.is_file() else f"{path.name} is missing: put it into {path.parent} (TORCH_HOME moves that)"
-    repository, files = _hub_files(checkpoint)
+    repository, files = hub_files(checkpoint)
     folder = _hub_folder() / f"models--{repository.replace('/', '--')}"
     held = {path.name for path in folder.glob("snapshots/*/*")}
     lacking = [" or ".join(names) for names in files if not held & set(names)]
@@ -189,7 +189,7 @@ def missing(checkpoint: Checkpoint) -> str | None:
     )
 
 
-def _hub_files(checkpoint: Checkpoint) -> tuple[str, tuple[tuple[str, ...], ...]]:
+def hub_files(checkpoint: Checkpoint) -> tuple[str, tuple[tuple[str, ...], ...]]:
     """The repository on the hub, and which files it takes, each under any of several names."""
     weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     if checkpoint.load.library == "timm":

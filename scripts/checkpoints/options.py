@@ -59,6 +59,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_photograph_options(parser: argparse.ArgumentParser) -> None:
     """What the command `photographs` takes."""
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs; all by default")
-    parser.add_argument("--fetch", action="store_true", help="download published weights that are not on this machine")
+    parser.add_argument(
+        "--tasks", type=words, default=(), metavar="A,B", help="what the weights are for; all by default"
+    )
+    parser.add_argument(
+        "--fetch",
+        nargs="?",
+        choices=("none", "small", "all"),
+        const="all",
+        default="none",
+        help="download published weights that are not on this machine; small: where a hub answers at once, no large ones",
+    )
     parser.add_argument("--keep", action="store_true", help="write into measurements/, which git keeps")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scripts.cards.packaged import Packaged, Photograph
+from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
 from scripts.checkpoints.attempt import unfit
+from scripts.checkpoints.chosen import chosen
+from scripts.checkpoints.pictures import Kind
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.photographs import Shown, Taken
 from scripts.exports.checkpoints import release_of
@@ -66,53 +69,103 @@ def caption(taken: Taken) -> str:
     return "; ".join(filter(None, [", ".join([*names, *more]), taken.remark])) or "nothing found"
 
 
-def lacks_pictures(card: Card, knowledge: Knowledge) -> bool:
-    """Whether published weights of a card could be shown on a picture, and this build did not reach them."""
-    shown = any(not isinstance(each.weights, Packaged) for each in knowledge.photographs.of(card.slug))
-    return not shown and any(unfit(each) is None for each in card.checkpoints.values())
+@dataclass(frozen=True)
+class Awaited:
+    """A checkpoint that can be shown, and of which this build has no pictures."""
+
+    card: Card
+    key: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.card.checkpoints[self.key]
+
+    @property
+    def id(self) -> str:
+        return f"{self.card.slug}/{self.key}"
 
 
-def of_card(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
-    """What the section of a model's page takes; None for a card with neither pictures nor weights to make them."""
-    own = [view for view in views(knowledge) if view.shown.card == card.slug]
-    lacking = lacks_pictures(card, knowledge)
-    if not own and not lacking:
-        return None
+def awaited(card: Card, knowledge: Knowledge, kind: Kind = "picture") -> list[Awaited]:
+    """What could be shown of a card, and this build did not reach: of each task one checkpoint. Clips it has none of."""
+    shown = {each.weights.task for each in knowledge.photographs.of(card.slug) if isinstance(each.weights, Checkpoint)}
+    return [Awaited(card, key) for task, key in chosen(card, kind).items() if task not in shown]
+
+
+def why_not(card: Card) -> str:
+    """Why nothing of a card can be shown."""
+    if not card.checkpoints:
+        return "its card names no weights that can be loaded"
+    return "; ".join(dict.fromkeys(unfit(each) or "" for each in card.checkpoints.values()))
+
+
+def of_card(card: Card, knowledge: Knowledge) -> dict[str, object]:
+    """What the section of a model's page takes."""
     return {
-        "views": own,
-        "lacking": lacking,
+        "views": [view for view in views(knowledge) if view.shown.card == card.slug],
+        "lacking": awaited(card, knowledge),
+        "clips": awaited(card, knowledge, "clip"),
+        "why_not": why_not(card),
         "photographs": knowledge.library.vocabulary.photographs,
         "caption": caption,
     }
 
 
-def tasks(knowledge: Knowledge) -> dict[str, list[View]]:
-    """The tasks of which something is shown, in the order of the vocabulary."""
-    found = views(knowledge)
-    by_task = {task: [view for view in found if view.task == task] for task in knowledge.library.vocabulary.tasks}
-    return {task: own for task, own in by_task.items() if own}
+@dataclass(frozen=True)
+class OfTask:
+    """What is shown for a task, and what could be."""
+
+    views: list[View]
+    lacking: list[Awaited]
+    clips: list[Awaited]
+    others: list[Card]
+    """Models for the task of which nothing can be shown."""
+
+
+def tasks(knowledge: Knowledge) -> dict[str, OfTask]:
+    """The tasks of which something is shown or could be, in the order of the vocabulary."""
+    shown = views(knowledge)
+    lacking, clips = (
+        [each for card in knowledge.cards for each in awaited(card, knowledge, kind)] for kind in ("picture", "clip")
+    )
+    found = {
+        task: _of_task(
+            task,
+            [view for view in shown if view.task == task],
+            [each for each in lacking if each.checkpoint.task == task],
+            [each for each in clips if each.checkpoint.task == task],
+            knowledge,
+        )
+        for task in knowledge.library.vocabulary.tasks
+    }
+    return {task: own for task, own in found.items() if own.views or own.lacking or own.clips}
+
+
+def _of_task(
+    task: str, shown: list[View], lacking: list[Awaited], clips: list[Awaited], knowledge: Knowledge
+) -> OfTask:
+    told = {view.shown.card for view in shown} | {each.card.slug for each in [*lacking, *clips]}
+    others = [card for card in knowledge.cards if task in card.tasks and card.slug not in told]
+    return OfTask(shown, lacking, clips, others)
 
 
 def page(knowledge: Knowledge) -> str:
     """The text of `photographs/index.md`."""
-    lacking = [card for card in knowledge.cards if lacks_pictures(card, knowledge)]
     return template("photographs.md.j2").render(
-        common(knowledge, "../") | {"tasks": tasks(knowledge), "lacking": lacking, "pictures": _pictures(knowledge)}
+        common(knowledge, "../") | {"tasks": tasks(knowledge), "pictures": _pictures(knowledge)}
     )
 
 
 def task_page(task: str, knowledge: Knowledge) -> str:
     """The text of `photographs/<task>.md`."""
     own = tasks(knowledge)[task]
-    lacking = [card for card in knowledge.cards if task in card.tasks and lacks_pictures(card, knowledge)]
     rows = [
-        (key, photograph, [(view, taken) for view in own if (taken := view.of(key))])
+        (key, photograph, [(view, taken) for view in own.views if (taken := view.of(key))])
         for key, photograph in knowledge.library.vocabulary.photographs.items()
     ]
     return template("on_photographs.md.j2").render(
         common(knowledge, "../../")
         | {
-            "task": task, "views": own, "lacking": lacking, "rows": [row for row in rows if row[2]], "caption": caption,
+            "task": task, "own": own, "rows": [row for row in rows if row[2]], "caption": caption,
             "originals": knowledge.photographs.originals,
         }
     )  # fmt: skip

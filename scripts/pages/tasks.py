@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from scripts.evidence.knowledge import Knowledge
+from scripts.pages import photographs
 from scripts.pages.environment import template
 from scripts.pages.writer import common
 
 
 def page(knowledge: Knowledge) -> str:
     """The text of `tasks/index.md`."""
-    return template("tasks.md.j2").render(common(knowledge, "../") | {"tasks": tasks_with_cards(knowledge)})
+    return template("tasks.md.j2").render(
+        common(knowledge, "../") | {"tasks": tasks_with_cards(knowledge), "photographed": photographs.tasks(knowledge)}
+    )
 
 
 def tasks_with_cards(knowledge: Knowledge) -> list[dict[str, object]]:

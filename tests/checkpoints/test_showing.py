@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+from conftest import ROOT, Command, edit
 from messages import model, node
+from published import CHECKPOINTS, checkpoint
 
-from scripts.checkpoints import showing
+from scripts.cards.library import load_library
+from scripts.cards.packaged import Photograph
+from scripts.cards.releases import Checkpoint
+from scripts.checkpoints import hub, showing
+from scripts.checkpoints.chosen import chosen
+from scripts.checkpoints.found import Found, Thing
+from scripts.checkpoints.options import add_photograph_options
+from scripts.checkpoints.pictures import Picture
+from scripts.checkpoints.volumes import Volume
 from scripts.files import sha256
 from scripts.project import Project
 
@@ -116,6 +127,103 @@ def test_what_cannot_be_had_is_told_in_a_line_and_the_build_goes_on(
     assert "faces" not in records(tiny)
     assert command("photographs", "--models", "alpha").returncode == 1, "asked for by name"
     assert command("photographs", "--models", "beta").returncode == 0
+
+
+def test_a_task_or_a_model_that_there_is_not_is_told(tiny: Project, command: Command, shelf: Path) -> None:
+    assert command("photographs", "--tasks", "image segmenting").returncode == 1
+    done = command("photographs", "--models", "alpa")
+    assert done.returncode == 1
+    assert done.stderr.startswith("alpa: there is no such thing; there are alpha, ")
+
+
+def test_of_a_task_the_weights_for_that_task_alone_are_run(tiny: Project, command: Command, shelf: Path) -> None:
+    edit(tiny.cards / "_vocabulary.yml", "tasks:\n", "tasks:\n  depth estimation: Give each pixel its distance.\n")
+    assert command("photographs", "--tasks", "depth estimation").returncode == 0
+    assert "faces" not in records(tiny)
+    assert command("photographs", "--tasks", "object detection").returncode == 0
+    assert "faces" in records(tiny)
+
+
+def wanted(*options: str, fetch: str | None = None) -> set[str]:
+    """What a call makes of the project's own cards."""
+    parser = argparse.ArgumentParser()
+    add_photograph_options(parser)
+    asked = parser.parse_args(options)
+    library = load_library(ROOT / "model_cards", ROOT)[0]
+    return {
+        id for id, weights in showing._wanted(library, asked, fetch or asked.fetch) if isinstance(weights, Checkpoint)
+    }
+
+
+def test_the_command_of_a_task_makes_what_its_page_waits_for(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
+    library = load_library(ROOT / "model_cards", ROOT)[0]
+    for task in ("object detection", "panoptic segmentation", "semantic segmentation", "depth estimation"):
+        of_task = {
+            f"{slug}/{key}" for slug, card in library.cards.items() for of, key in chosen(card).items() if of == task
+        }
+        assert wanted("--fetch", "--tasks", task) == of_task
+        assert of_task
+    assert {"detr/r50", "detr/r50-panoptic"} <= wanted("--fetch", "--models", "detr")
+    assert wanted() == set()
+
+
+def test_a_build_fetches_small_weights_without_a_gate_where_a_hub_answers(
+    monkeypatch: pytest.MonkeyPatch, caches: Path
+) -> None:
+    monkeypatch.setattr(showing, "is_small", lambda checkpoint: checkpoint.load.name != "facebook/detr-resnet-50")
+    found = wanted(fetch="small")
+    assert "detr/r50" not in found
+    assert "detr/r50-panoptic" in found
+    assert not {id for id in found if CHECKPOINTS[id].gated}
+
+
+def test_without_a_hub_a_build_waits_no_longer_than_for_one_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub, "_ask", lambda said, seconds: time.sleep(30))
+    began = time.perf_counter()
+    assert not hub.answers(0.1)
+    assert time.perf_counter() - began < 15
+    monkeypatch.setattr(hub, "_ask", lambda said, seconds: said.set())
+    assert hub.answers()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not hub.answers()
+    assert showing._fetch(argparse.Namespace(fetch="small")) == "none"
+    assert "those on this machine are run" in capsys.readouterr().err
+
+
+def test_what_weights_weigh_is_asked_of_those_who_offer_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoFile
+
+    sizes = {"small/a": {"model.safetensors": 10e6}, "large/a": {"pytorch_model.bin": 900e6}, "split/a": {}}
+
+    def answer(self: object, repository: str, names: list[str]) -> list[RepoFile]:
+        return [RepoFile(path=name, size=size, oid="") for name, size in sizes[repository].items() if name in names]
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "get_paths_info", answer)
+    small = {name: hub.is_small(checkpoint("transformers", "Any", name, "boxes")) for name in (*sizes, "unknown/a")}
+    assert small == {"small/a": True, "large/a": False, "split/a": False, "unknown/a": False}
+    assert hub.is_small(CHECKPOINTS["faster-rcnn/tv-r50-fpn"])
+
+
+def test_how_much_of_a_volume_that_is_one_thing_was_missed_is_told() -> None:
+    values = np.zeros((4, 4, 4), dtype=np.float32)
+    values[:, :, 2:] = 5
+    volume = Volume(values, (1.0, 1.0, 1.0))
+    picture = Picture(volume.image(), (), volume=volume)
+    half = values.astype(bool)
+    half[:, 1:] = False
+    photograph = Photograph.model_validate(
+        {"title": "A", "file": {"package": "a", "member": "b"}, "licence": "MIT", "origin": "C", "whole": "brain"}
+    )
+    missed = [
+        showing._missed(photograph, picture, Found((Thing("brain", mask=volume.views(mask)),)))
+        for mask in (values > 0, half)
+    ]
+    assert missed[0] == "misses 0% of the brain in these slices"
+    assert missed[1].startswith("fails: misses ")
 
 
 def test_a_photograph_that_cannot_be_had_is_left_out(tiny: Project, command: Command, shelf: Path) -> None:

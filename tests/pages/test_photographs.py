@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from conftest import Command, edit
 
-from scripts.evidence.photographs import Taken
+from scripts.cards.library import load_library
+from scripts.evidence.photographs import Taken, originals_folder, record_of
 from scripts.pages.photographs import caption
 from scripts.project import Project
 
@@ -75,9 +76,40 @@ def test_where_the_weights_were_not_reached_the_page_holds_the_command(alpha: Pr
     page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
     assert "python -m scripts photographs --fetch --models alpha" in page
     assert "<img" not in page
+    assert "<details" not in page, "the command stands open"
     overview = (alpha.docs / "photographs/index.md").read_text("utf-8")
-    assert "--models alpha" in overview
-    assert [path.name for path in (alpha.docs / "photographs").iterdir()] == ["index.md"], "no page of no pictures"
+    assert 'href="object-detection/"' in overview
+    task = (alpha.docs / "photographs/object-detection.md").read_text("utf-8")
+    assert 'python -m scripts photographs --fetch --tasks "object detection"' in task
+    assert "alpha/base" in task
+    assert sorted(path.name for path in (alpha.docs / "photographs").iterdir()) == ["index.md", "object-detection.md"]
+
+
+def test_for_each_task_of_a_card_a_checkpoint_is_shown_or_awaited(alpha: Project, command: Command) -> None:
+    path = alpha.cards / "alpha.yml"
+    second = CHECKPOINTS.removeprefix("checkpoints:\n").replace("  base:", "  depths:")
+    second = second.replace("object detection", "depth estimation").replace("output: boxes", "output: depth")
+    path.write_text(path.read_text("utf-8") + second.replace("alpha/base", "alpha/depths"), "utf-8")
+    edit(path, "tasks: [object detection", "tasks: [object detection, depth estimation")
+    edit(alpha.cards / "_vocabulary.yml", "tasks:\n", "tasks:\n  depth estimation: Give each pixel its distance.\n")
+    keep(alpha, "alpha-base")
+    assert command("render").returncode == 0
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "<img" in page
+    assert "alpha/depths" in page
+    depth = (alpha.docs / "photographs/depth-estimation.md").read_text("utf-8")
+    assert '--tasks "depth estimation"' in depth
+    assert "alpha/base" not in depth
+    assert "--tasks" not in (alpha.docs / "photographs/object-detection.md").read_text("utf-8")
+
+
+def test_a_model_of_clips_names_the_command_that_runs_it_on_one(alpha: Project, command: Command) -> None:
+    edit(alpha.cards / "alpha.yml", "output: boxes", "output: classes of a clip")
+    assert command("render").returncode == 0
+    for path in ("models/alpha.md", "photographs/object-detection.md"):
+        page = (alpha.docs / path).read_text("utf-8")
+        assert "python -m scripts try clip.gif --checkpoint alpha/base" in page
+        assert "--fetch" not in page
 
 
 def test_a_record_made_elsewhere_is_shown_with_its_origin(alpha: Project, command: Command) -> None:
@@ -102,9 +134,26 @@ def test_weights_that_are_no_models_own_say_so_and_do_not_stand_for_them(alpha: 
     assert "--fetch --models alpha" in page, "the published weights are still missing"
 
 
-def test_a_card_without_weights_has_no_section(alpha: Project, command: Command) -> None:
+def test_where_nothing_can_be_shown_the_page_says_why(alpha: Project, command: Command) -> None:
+    edit(alpha.cards / "alpha.yml", "library: transformers", "library: mmdet")
     assert command("render").returncode == 0
-    assert "## On photographs" not in (alpha.docs / "models/beta.md").read_text("utf-8")
+    page = section((alpha.docs / "models/beta.md").read_text("utf-8"))
+    assert "its card names no weights that can be loaded." in page
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "loads with mmdet, which is not yet tried here." in page
+    assert not (alpha.docs / "photographs/object-detection.md").exists()
+
+
+def test_a_photograph_is_shown_with_its_origin_and_licence_in_links(alpha: Project, command: Command) -> None:
+    edit(alpha.cards / "_packaged.yml", "licence: CC0-1.0", "licence: CC-BY-2.0\n    address: https://a.org/cat")
+    folder = originals_folder(alpha, load_library(alpha.cards, alpha.root)[0])
+    folder.mkdir(parents=True)
+    (folder / "cat.jpg").write_bytes(b"a cat")
+    (folder / "record.json").write_text(json.dumps(record_of({}, {}, (Taken("cat", "cat.jpg", 64, 48),))))
+    assert command("render").returncode == 0
+    page = (alpha.docs / "photographs/index.md").read_text("utf-8")
+    assert '<a href="https://a.org/cat">A friend</a>.' in page
+    assert '<a href="https://creativecommons.org/licenses/by/2.0/">CC-BY-2.0</a>.' in page
 
 
 def test_a_picture_that_is_missing_is_left_out(alpha: Project, command: Command) -> None:
