@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -66,3 +68,20 @@ def test_each_table_claim_and_chart_has_a_link_that_names_it(tiny: Project, comm
     assert tables
     assert claims
     assert {*tables, *claims, *figures} <= set(places)
+
+
+PIECE = re.compile(r'(?=<table class="data|<figure class="plot|<li id="(?:pro|con)-|<h[23]\b)')
+
+
+def unreported(page: str) -> Iterator[str]:
+    """Beginnings of tables, charts and claims without a link before the next one, or the next heading."""
+    for piece in PIECE.split(page)[1:]:
+        if not piece.startswith("<h") and "<tbody></tbody>" not in piece and 'class="report"' not in piece:
+            yield piece[:200]
+
+
+@pytest.mark.slow
+def test_no_table_claim_or_chart_of_any_page_is_without_its_link(built: Path) -> None:
+    pages = {path.relative_to(built).as_posix(): path.read_text("utf-8") for path in built.rglob("index.html")}
+    assert sum(len(PIECE.findall(page)) for page in pages.values()) > 1000
+    assert {name: found for name, page in pages.items() if (found := list(unreported(page)))} == {}
