@@ -45,6 +45,14 @@ def used(prompt: Prompt, output: str, size: tuple[int, int]) -> Prompt:
     return Prompt(box=prompt.box) if prompt.box else Prompt(point=prompt.point or (size[0] / 2, size[1] / 2))
 
 
+def unused(prompt: Prompt, output: str) -> tuple[str, ...]:
+    """The options that were given and that a model of this output is not shown; of a box and a click it is shown the box."""
+    pointed, told = output in ("masks of a prompt", "masks of a clip"), output.endswith((" of a text", " to texts"))
+    given = {"--point": prompt.point, "--box": prompt.box, "--text": prompt.texts}
+    takes = {"--point": pointed and not prompt.box, "--box": pointed, "--text": told}
+    return tuple(name for name, value in given.items() if value and not takes[name])
+
+
 @dataclass(frozen=True)
 class Thing:
     """An object, a segment or a class with its name, and with a score, a box and a mask where there are such."""

@@ -41,7 +41,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--models", type=words, default=(), metavar="A,B", help="cards, by their slugs")
     parser.add_argument(
-        "--checkpoint", type=words, default=(), metavar="ID", help="SLUG/KEY of a card, several with commas"
+        "--checkpoint",
+        type=words,
+        default=(),
+        metavar="ID",
+        help="SLUG/KEY of a card, or a name of --weights packaged; several with commas",
     )
     parser.add_argument("--point", type=point, metavar="X,Y", help="a click, in pixels of the picture")
     parser.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around an object: two opposite corners")

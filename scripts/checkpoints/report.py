@@ -10,7 +10,7 @@ from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.attempt import in_a_line
 from scripts.checkpoints.drawing import colour_of, data_uri, drawn
-from scripts.checkpoints.found import Attempt, Prompt, used
+from scripts.checkpoints.found import Attempt, Prompt, unused, used
 from scripts.checkpoints.packaged import OUTPUTS
 from scripts.checkpoints.pictures import Picture
 from scripts.checkpoints.snippets import snippet
@@ -111,7 +111,8 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
         for number, thing in enumerate(found.things)
     )
     nothing = "" if found.is_on_picture or rows else "nothing found"
-    remark = "; ".join(filter(None, [_legend(tried), found.remark, nothing]))
+    ignored = [f"{option} is not shown to it" for option in unused(prompt, tried.output)]
+    remark = "; ".join(filter(None, [_legend(tried), found.remark, nothing, *ignored]))
     return f"{image}<p class=remark>{escape(remark)}</p>" + (f"<ol>{rows}</ol>" if rows else "")
 
 

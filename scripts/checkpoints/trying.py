@@ -6,7 +6,7 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -18,7 +18,7 @@ from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
 from scripts.checkpoints import network
 from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
-from scripts.checkpoints.found import Attempt, Prompt
+from scripts.checkpoints.found import Attempt, Prompt, unused
 from scripts.checkpoints.packaged import taken_by
 from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
 from scripts.checkpoints.report import Tried, page, tried, tried_packaged
@@ -53,11 +53,21 @@ def try_picture(library: Library, options: argparse.Namespace) -> int:
         how = done.attempt
         said = f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else how.error
         print(f"{id}: {said}", file=sys.stderr if how.error else sys.stdout, flush=True)
+    for line in _unused(outcomes, prompt):
+        print(line, file=sys.stderr)
     path = options.out / f"{options.picture.name.partition('.')[0]}.html"
     write(path, page(options.picture.name, picture, outcomes, prompt, options.weights == "random").encode())
     ran = sum(each.attempt.found is not None for each in outcomes)
     print(f"{path}: {len(outcomes)} tried, {ran} ran")
     return 0 if ran else 1
+
+
+def _unused(outcomes: Sequence[Tried], prompt: Prompt) -> Iterator[str]:
+    """For each option that some models are not shown a line that names them."""
+    for option in ("--point", "--box", "--text"):
+        those = [each.attempt.id for each in outcomes if option in unused(prompt, each.output)]
+        if those:
+            yield f"{option} is not shown to {', '.join(those)}"
 
 
 def _checked(options: argparse.Namespace) -> tuple[Picture, Prompt]:
@@ -79,7 +89,8 @@ def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse
     """What is to be run, and in a line each why something is not."""
     device = device_class(options.device)
     if options.weights == "packaged":
-        packaged, problems = choose_packaged(library.vocabulary.packaged, options.models, picture.kind)
+        of_packages = library.vocabulary.packaged
+        packaged, problems = choose_packaged(of_packages, options.models, options.checkpoint, picture.kind)
         return [
             (key, f"{each.file.package} {each.file.version}", partial(_try_packaged, key, each, picture, device))
             for key, each in packaged.items()
@@ -115,17 +126,19 @@ def in_a_process(run: Callable[..., T], *arguments: object) -> T | None:
 
 
 def choose_packaged(
-    packaged: Mapping[str, Packaged], models: Sequence[str], kind: Kind
+    packaged: Mapping[str, Packaged], models: Sequence[str], ids: Sequence[str], kind: Kind
 ) -> tuple[dict[str, Packaged], list[str]]:
-    """The weights of packages that look at a kind of thing: those shown on the named cards, or all."""
-    wanted = {key: each for key, each in packaged.items() if not models or each.card in models}
+    """The weights of packages that look at a kind of thing: those that are named or shown on the named cards, or all."""
+    named = [*models, *ids]
+    wanted = {key: each for key, each in packaged.items() if not named or each.card in models or key in ids}
     lacking = [slug for slug in models if not any(each.card == slug for each in packaged.values())]
     fit = {key: each for key, each in wanted.items() if (taken_by(each) == "volume") == (kind == "volume")}
     problems = [f"{slug}: no package carries weights that are shown on its page" for slug in lacking]
+    problems += [f"{id}: no weights of a package; there are {', '.join(packaged)}" for id in ids if id not in packaged]
     problems += [
         f"{key}: takes a {taken_by(each)}, and this is a {kind}" for key, each in wanted.items() if key not in fit
     ]
-    return fit, problems if models or not fit else []
+    return fit, problems if named or not fit else []
 
 
 def _licence(card: Card, checkpoint: Checkpoint) -> str:

@@ -192,9 +192,9 @@ def test_weights_are_chosen_by_what_they_look_at_and_by_the_card_that_shows_them
         "faces": each("b", "centre heatmap"),
         "any": each(None, "patch tokens"),
     }
-    assert list(choose_packaged(all_of_them, (), "picture")[0]) == ["faces", "any"]
-    assert choose_packaged(all_of_them, (), "picture")[1] == []
-    fit, problems = choose_packaged(all_of_them, ("a", "b", "c"), "volume")
+    assert list(choose_packaged(all_of_them, (), (), "picture")[0]) == ["faces", "any"]
+    assert choose_packaged(all_of_them, (), (), "picture")[1] == []
+    fit, problems = choose_packaged(all_of_them, ("a", "b", "c"), (), "volume")
     assert list(fit) == ["heads"]
     assert problems == [
         "c: no package carries weights that are shown on its page", "faces: takes a picture, and this is a volume",

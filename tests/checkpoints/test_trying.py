@@ -192,6 +192,34 @@ def test_what_would_fail_after_all_has_run_is_told_in_a_line_before(
     assert said.err.count("\n") == 1
 
 
+def test_of_the_weights_of_packages_those_are_taken_that_are_named() -> None:
+    packaged = LIBRARY.vocabulary.packaged
+    chosen, problems = trying.choose_packaged(packaged, (), ("centerface", "detr/r50"), "picture")
+    assert list(chosen) == ["centerface"]
+    assert problems == [f"detr/r50: no weights of a package; there are {', '.join(packaged)}"]
+    assert trying.choose_packaged(packaged, (), ("detr/r50",), "picture")[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("output", "ignored"),
+    [
+        ("boxes", ("--point", "--box", "--text")),
+        ("masks of a prompt", ("--point", "--text")),
+        ("masks of a text", ("--point", "--box")),
+        ("similarity to texts", ("--point", "--box")),
+    ],
+)
+def test_what_a_model_is_not_shown_is_told_on_the_page_and_in_a_line(
+    output: str, ignored: tuple[str, ...], photograph: Path
+) -> None:
+    prompt = Prompt((1, 2), (1, 2, 3, 4), ("a cat",))
+    each = tried("Model", checkpoint("transformers", "Any", "any", output), "MIT", Attempt("a/b", Found(), "", "cpu"))
+    assert list(trying._unused([each, each], prompt)) == [f"{option} is not shown to a/b, a/b" for option in ignored]
+    text = page("picture", open_picture(photograph), [each], prompt, random=False)
+    assert tuple(re.findall(r"(--\w+) is not shown to it", text)) == ignored
+    assert list(trying._unused([each], Prompt())) == []
+
+
 def test_the_corners_of_a_box_are_taken_in_any_order(photograph: Path) -> None:
     assert options("p.jpg", "--box", "100,50,30,10").box == (30, 10, 100, 50)
     assert Prompt((120, 80), (0, 0, 120, 80)).astray(open_picture(photograph).size) is None
