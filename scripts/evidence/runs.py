@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from scripts.cards.claims import Shown
 from scripts.cards.problems import nearest
@@ -51,12 +52,14 @@ class Observed:
     unit: str
     meaning: str
     exact: bool
+    margins: tuple[float, ...]
+    """The distance of each seed to the bound, positive where the assertion holds."""
     margin: tuple[float, float] | None
-    """The 95 % interval of the distance to the bound, positive where the assertion holds; None where it has none."""
+    """The 95 % interval of this distance; None where it has none."""
     least: float | None
     """The smallest of these distances over the seeds."""
     most: float | None
-    rival: Mapping[str, object] | None = None
+    rival: Mapping[str, Any] | None = None
     """The other model's card and mean, of an assertion over two runs."""
 
 
@@ -120,8 +123,8 @@ def check_shown(slug: str, assertion: Shown, records: Mapping[str, Record]) -> F
         return Finding(text, Outcome.NONE, str(error.args[0]))
     result, margins = held.result, held.margins
     observed = Observed(
-        owner, name, result.experiment, result.values, result.mean, result.unit, result.meaning, result.exact, held.band,
-        min(margins, default=None), max(margins, default=None), _rival(assertion, records),
+        owner, name, result.experiment, result.values, result.mean, result.unit, result.meaning, result.exact,
+        tuple(margins), held.band, min(margins, default=None), max(margins, default=None), _rival(assertion, records),
     )  # fmt: skip
     return Finding(text, outcome, remark, observed=observed)
 
@@ -237,7 +240,7 @@ def _result(owner: str, name: str, records: Mapping[str, Record]) -> Result:
     return record.results[name]
 
 
-def _rival(assertion: Shown, records: Mapping[str, Record]) -> dict[str, object] | None:
+def _rival(assertion: Shown, records: Mapping[str, Record]) -> dict[str, Any] | None:
     """The other model's side of an assertion over two runs."""
     bound = assertion.above if isinstance(assertion.above, str) else assertion.below
     other, _, name = bound.rpartition("/") if isinstance(bound, str) else ("", "", "")

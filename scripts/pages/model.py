@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from scripts.evidence.systems import SIZES, cost
 from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
-from scripts.pages import checkpoints, pairs, photographs
+from scripts.pages import checkpoints, pairs, photographs, runs_in_words
 from scripts.pages.environment import one_word, ordered, short, template
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
@@ -179,6 +180,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "card": card, "intro": card.introduction, "searched": searched(card), "run": run, "record": record,
             "figures": figures, "hero": hero, "image": path_of(card.slug if hero else "site"),
             "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
+            "runs_in_words": functools.partial(runs_in_words.findings, knowledge=knowledge),
             "most": MOST_LEADING, "weighed": _weighed(card, knowledge),
             "uses": terms.uses(card, knowledge), "partly": terms.partly(card, knowledge),
             "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": sum(len(claims) for *_, claims in sides),

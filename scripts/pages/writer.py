@@ -32,7 +32,7 @@ def common(knowledge: Knowledge, root: str, card: Card | None = None) -> dict[st
         "evidence_link": writer.evidence_link,
         "edit_address": functools.partial(hosts.edit, repository), "file_address": functools.partial(hosts.file, repository),
         "report": functools.partial(_report, repository),
-        "model_name": knowledge.name_of, "evidence_summary": evidence_summary,
+        "evidence_summary": evidence_summary,
     }  # fmt: skip
 
 
