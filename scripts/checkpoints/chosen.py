@@ -1,4 +1,4 @@
-"""Which checkpoints stand for a card on photographs: for each of its tasks the first one, if there is one without a gate that."""
+"""Which checkpoints stand for a card on photographs: of each of its tasks the first, one without a gate before those with one."""
 
 from __future__ import annotations
 

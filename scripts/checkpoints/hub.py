@@ -1,42 +1,16 @@
-"""What a hub says of weights before any are fetched: whether it answers, and how large they are."""
+"""What a hub says of weights before any are fetched: how large they are."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import threading
-import urllib.error
-import urllib.request
 from functools import reduce
 
 from scripts.cards.releases import Checkpoint
 from scripts.checkpoints.attempt import hub_files
 from scripts.checkpoints.snippets import FOLDERS
 
-SECONDS = 3.0
-"""As long as a build waits for an answer."""
-
 MOST_MEGABYTES = 400
 """Of weights that a build fetches of its own accord."""
-
-
-def answers(seconds: float = SECONDS) -> bool:
-    """Whether the hub of models says anything within some seconds, the search for its address included."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    said = threading.Event()
-    threading.Thread(target=_ask, args=(said, seconds), daemon=True).start()
-    return said.wait(seconds)
-
-
-def _ask(said: threading.Event, seconds: float) -> None:
-    from huggingface_hub import constants
-
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds).close()
-    except (OSError, ValueError):  # no way there, or no address
-        return
-    said.set()
 
 
 def is_small(checkpoint: Checkpoint) -> bool:

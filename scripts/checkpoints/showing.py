@@ -19,12 +19,13 @@ from pathlib import Path
 from scripts.cards.library import Library
 from scripts.cards.packaged import Packaged, Photograph
 from scripts.cards.releases import Checkpoint
+from scripts.checkpoints import network
 from scripts.checkpoints.attempt import missing, reason, refused, versions_for
 from scripts.checkpoints.chosen import chosen_ids
 from scripts.checkpoints.containers import UnavailableError, path_of
 from scripts.checkpoints.drawing import drawn, jpeg
 from scripts.checkpoints.found import Found, Prompt, used
-from scripts.checkpoints.hub import answers, is_small
+from scripts.checkpoints.hub import is_small
 from scripts.checkpoints.packaged import OUTPUTS, packaged_runner, taken_by
 from scripts.checkpoints.pictures import Picture, open_picture
 from scripts.checkpoints.runners import runner
@@ -107,11 +108,11 @@ def _unknown(names: Sequence[str], known: Mapping[str, object]) -> list[str]:
 def _fetch(options: argparse.Namespace) -> str:
     """Which weights are downloaded: none, small ones, all. Where none are, no library asks for any in the processes to come."""
     fetch = str(options.fetch)
-    if fetch == "small" and not answers():
-        print("no hub answers: of published weights those on this machine are run", file=sys.stderr, flush=True)
-        fetch = "none"
     if fetch == "none":
         os.environ["HF_HUB_OFFLINE"] = "1"
+    elif offline := network.settle():
+        print(offline, file=sys.stderr, flush=True)
+        fetch = "none" if fetch == "small" else fetch  # not all weights lie at the hub
     return fetch
 
 
