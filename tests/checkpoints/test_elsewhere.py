@@ -1,7 +1,7 @@
 """Snippets for libraries that are not installed here: each form runs on stand-ins that take what the library's functions take.
 
-The signatures below were copied from mmdet 3.3.0 and 2.28, mmsegmentation 0.30, ultralytics 8.4.190, TotalSegmentator 2.18.0,
-rfdetr 1.11.2 and rfdetr-plus 1.1.0, and from the sources of detectron2, Depth Anything 3 and SAM 3: names and defaults alone.
+They take the arguments of mmdet 3.3.0 and 2, mmsegmentation 0, ultralytics 8.4.190, TotalSegmentator 2.18.0, rfdetr 1.11.2 and
+rfdetr-plus 1.1.0, and of the sources of detectron2, Depth Anything 3 and SAM 3, by name and default.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ NAMES = SimpleNamespace(thing_classes=["cat", "dog"], stuff_classes=["things", "
 CATALOGUE = {"coco_2017_val": NAMES, "coco_2017_val_panoptic_separated": NAMES}
 
 
-def init_detector_2(config: str, checkpoint: str | None = None, device: str = "cuda:0", cfg_options: Any = None) -> Any:
+def init_detector_2(config: str, checkpoint: str | None = None, device: str = "cuda:0") -> Any:
     assert str(checkpoint).startswith("https://")
     return SimpleNamespace(CLASSES=("cat", "dog"), cfg=config)
 
