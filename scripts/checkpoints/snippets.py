@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from scripts.cards.releases import Checkpoint, Output
+from scripts.checkpoints.elsewhere import MAKERS
 
 MOST_LINES = 8
 
@@ -31,9 +32,17 @@ FOUND = "{call}(outputs, threshold={threshold}, target_sizes=" + SIZE + ")[0]"
 
 def snippet(checkpoint: Checkpoint) -> str | None:
     """The lines for a checkpoint; None for a library or an output that there are none for."""
-    make = LIBRARIES.get(checkpoint.load.library)
-    lines = make(checkpoint) if make and checkpoint.load.class_.isidentifier() else None
+    if is_run_here(checkpoint):
+        lines = LIBRARIES[checkpoint.load.library](checkpoint) if checkpoint.load.class_.isidentifier() else None
+    else:
+        make = MAKERS.get(checkpoint.load.class_)
+        lines = make(checkpoint) if make else None
     return "\n".join(lines) if lines else None
+
+
+def is_run_here(checkpoint: Checkpoint) -> bool:
+    """Whether its library is among those that this project installs, so that a test runs what is printed."""
+    return checkpoint.load.library in LIBRARIES
 
 
 def _quoted(text: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts.cards.library import load_library
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
-from scripts.checkpoints.snippets import brings_code, snippet
+from scripts.checkpoints.snippets import brings_code, is_run_here, snippet
 from scripts.files import write
 
 SECONDS = 1800
@@ -49,7 +49,9 @@ def wanted(cards: Mapping[str, Card], shard: int = 0, of: int = 1) -> dict[str, 
 
 def is_open(checkpoint: Checkpoint) -> bool:
     """Whether anyone can run it on a picture or on frames, without running code that someone put beside the weights."""
-    return not checkpoint.gated and not brings_code(checkpoint) and checkpoint.output != OF_VOLUMES
+    return is_run_here(checkpoint) and not (
+        checkpoint.gated or brings_code(checkpoint) or checkpoint.output == OF_VOLUMES
+    )
 
 
 def run(lines: str, seconds: float = SECONDS) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scripts.cards.releases import Checkpoint, Release
 from scripts.cards.schema import Card
-from scripts.checkpoints.snippets import snippet
+from scripts.checkpoints.snippets import is_run_here, snippet
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.published import index
 from scripts.exports.choices import candidates
@@ -18,9 +18,9 @@ def best(card: Card, knowledge: Knowledge) -> str | None:
     return next(iter(_from_the_best(card, knowledge)), None)
 
 
-def best_with_snippet(card: Card, knowledge: Knowledge) -> str | None:
-    """The same of the checkpoints that load with a snippet."""
-    return next((key for key in _from_the_best(card, knowledge) if snippet(card.checkpoints[key])), None)
+def best_run_here(card: Card, knowledge: Knowledge) -> str | None:
+    """The same of the checkpoints that load with a snippet which a test runs."""
+    return next((key for key in _from_the_best(card, knowledge) if _is_run(card.checkpoints[key])), None)
 
 
 def _from_the_best(card: Card, knowledge: Knowledge) -> list[str]:
@@ -38,7 +38,11 @@ def _first_task(card: Card) -> dict[str, Checkpoint]:
 
 
 def _is_easy(checkpoint: Checkpoint) -> bool:
-    return snippet(checkpoint) is not None and not checkpoint.gated
+    return _is_run(checkpoint) and not checkpoint.gated
+
+
+def _is_run(checkpoint: Checkpoint) -> bool:
+    return is_run_here(checkpoint) and snippet(checkpoint) is not None
 
 
 def _on_the_benchmark(card: Card, knowledge: Knowledge) -> dict[str, float]:

@@ -8,9 +8,11 @@ from markupsafe import Markup
 
 from scripts.cards.releases import Checkpoint, Input
 from scripts.cards.schema import Card
-from scripts.checkpoints.snippets import snippet
+from scripts.checkpoints.attempt import unfit
+from scripts.checkpoints.chosen import chosen
+from scripts.checkpoints.snippets import brings_code, is_run_here, snippet
 from scripts.evidence.knowledge import Knowledge
-from scripts.exports.checkpoints import best, best_with_snippet, release_of
+from scripts.exports.checkpoints import best, best_run_here, release_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Loaded:
     input: str
     lines: str | None
     """The snippet, if there is one."""
+    run_where: str
 
     @property
     def snippet(self) -> Markup | None:
@@ -36,9 +39,41 @@ def view(card: Card, knowledge: Knowledge) -> dict[str, object] | None:
     if not card.checkpoints:
         return None
     shown = {key: _loaded(key, checkpoint, card) for key, checkpoint in card.checkpoints.items()}
-    first, easy = best(card, knowledge), best_with_snippet(card, knowledge)
+    first, easy = best(card, knowledge), best_run_here(card, knowledge)
     assert first is not None
-    return {"best": shown[first], "easy": shown[easy] if easy else None, "all": list(shown.values())}
+    return {
+        "best": shown[first],
+        "easy": shown[easy] if easy and easy != first and not is_run_here(card.checkpoints[first]) else None,
+        "all": list(shown.values()),
+        "tried_on": _tried_on(card),
+        "why_not": why_not(card),
+    }
+
+
+def _tried_on(card: Card) -> str | None:
+    """The file that the line on the reader's own picture names: a model of clips wants a clip."""
+    return "picture.jpg" if chosen(card) else "clip.gif" if chosen(card, "clip") else None
+
+
+def why_not(card: Card) -> str:
+    """Why none of a card's checkpoints can be tried or shown here."""
+    if not card.checkpoints:
+        return "its card names no weights that can be loaded"
+    return "; ".join(dict.fromkeys(unfit(each) or "" for each in card.checkpoints.values()))
+
+
+def run_where(checkpoint: Checkpoint) -> str:
+    """Who runs the snippet of a checkpoint, in a sentence."""
+    library, lines = checkpoint.load.library, snippet(checkpoint)
+    if lines is None:
+        return f"It loads with {checkpoint.load.class_} of {library}, which takes more than a few lines: {checkpoint.load.name}."
+    if not is_run_here(checkpoint):
+        return f"Not run here: {library} is not among the packages of this project. A test runs the lines on stand-ins for it."
+    if checkpoint.gated:
+        return "It needs your consent at the hub, so the weekly run with the real weights leaves it out."
+    if brings_code(checkpoint):
+        return "It runs code that lies beside the weights, which needs your consent, so the weekly run leaves it out."
+    return "A run each week tests these lines with the real weights."
 
 
 def _loaded(key: str, checkpoint: Checkpoint, card: Card) -> Loaded:
@@ -51,6 +86,7 @@ def _loaded(key: str, checkpoint: Checkpoint, card: Card) -> Loaded:
         release.weights if release else None,
         input_text(checkpoint.input),
         snippet(checkpoint),
+        run_where(checkpoint),
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from scripts.cards.packaged import Packaged, Photograph
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
-from scripts.checkpoints.attempt import unfit
 from scripts.checkpoints.chosen import chosen
 from scripts.checkpoints.pictures import Kind
 from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.photographs import Shown, Taken
 from scripts.exports.checkpoints import release_of
+from scripts.pages.checkpoints import why_not
 from scripts.pages.environment import slugify, template
 from scripts.pages.writer import common
 
@@ -89,13 +89,6 @@ def awaited(card: Card, knowledge: Knowledge, kind: Kind = "picture") -> list[Aw
     """What could be shown of a card, and this build did not reach: of each task one checkpoint. Clips it has none of."""
     shown = {each.weights.task for each in knowledge.photographs.of(card.slug) if isinstance(each.weights, Checkpoint)}
     return [Awaited(card, key) for task, key in chosen(card, kind).items() if task not in shown]
-
-
-def why_not(card: Card) -> str:
-    """Why nothing of a card can be shown."""
-    if not card.checkpoints:
-        return "its card names no weights that can be loaded"
-    return "; ".join(dict.fromkeys(unfit(each) or "" for each in card.checkpoints.values()))
 
 
 def of_card(card: Card, knowledge: Knowledge) -> dict[str, object]:

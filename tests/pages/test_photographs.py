@@ -183,3 +183,38 @@ def test_a_caption_names_the_surest_and_how_many_more() -> None:
     found = ("cat 0.90", "dog 0.80", "cup 0.70", "bed 0.60")
     assert caption(Taken("a", "a.jpg", 1, 1, found, "a remark")) == "cat 0.90, dog 0.80, cup 0.70, 1 more; a remark"
     assert caption(Taken("a", "a.jpg", 1, 1)) == "nothing found"
+
+
+def loading(page: str) -> str:
+    return page.partition("## Load it")[2].partition("\n## ")[0]
+
+
+def test_load_it_ends_with_the_command_for_a_picture_of_the_readers_own(alpha: Project, command: Command) -> None:
+    path = alpha.cards / "alpha.yml"
+    assert command("render").returncode == 0
+    page = loading((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "python -m scripts try picture.jpg --models alpha" in page
+    assert "about/trying/" in page
+    assert "A run each week tests these lines" in page
+    edit(path, "release: official", "release: official\n    gated: true")
+    assert command("render").returncode == 0
+    page = loading((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "It needs your consent at the hub, so the weekly run" in page
+
+
+def test_what_is_not_run_here_says_so(alpha: Project, command: Command) -> None:
+    edit(
+        alpha.cards / "alpha.yml",
+        "library: transformers, class: DetrForObjectDetection",
+        "library: ultralytics, class: YOLO",
+    )
+    assert command("render").returncode == 0
+    page = loading((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "Not run here: ultralytics is not among the packages of this project." in page
+    assert "# ultralytics is under AGPL-3.0" in page
+    assert "loads with ultralytics, which is not yet tried here." in page
+    edit(alpha.cards / "alpha.yml", "class: YOLO", "class: Any")
+    assert command("render").returncode == 0
+    page = loading((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "It loads with Any of ultralytics, which takes more than a few lines: alpha/base." in page
+    assert "```" not in page
