@@ -148,6 +148,11 @@ sys.exit(main(["check"]) or main(["render"]))
     assert (project / "docs/examples/alpha.ipynb").is_file()
 
 
+def test_the_readme_names_every_room() -> None:
+    told = set(re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+    assert told == {name.rpartition(".")[2] for name in PACKAGES if name.count(".") == 1}
+
+
 def test_places_that_comments_name_are_there() -> None:
     """Files move, and what is said of them stays behind."""
     written = [*SCRIPTS.rglob("*.py"), *SCRIPTS.rglob("*.j2"), *(ROOT / "docs/assets").glob("*.*s")]
