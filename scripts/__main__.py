@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except BrokenCardsError as error:
         report(error.problems)
-        print(f"{summary(len({p.path for p in error.problems}), error.problems)}; nothing was written", file=sys.stderr)
+        print(f"{summary(error.cards, error.problems)}; nothing was written", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

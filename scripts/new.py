@@ -14,7 +14,7 @@ from scripts.project import Project
 def new(project: Project, slug: str) -> int:
     """Write `model_cards/<slug>.yml` and `examples/<slug>.py`; 1 if the slug is malformed or taken."""
     if not re.fullmatch(SLUG, slug):
-        print(f"{slug!r} is no slug: small letters, digits and single hyphens, for example mask-rcnn", file=sys.stderr)
+        print(f"{slug!r} is no slug: small letters, digits and single hyphens, for example my-model", file=sys.stderr)
         return 1
     targets = {"card.yml": project.cards / f"{slug}.yml", "example.py": project.examples / f"{slug}.py"}
     taken = [path for path in targets.values() if path.exists()]

@@ -36,8 +36,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 PRELOADED = (
     "scripts.__main__", "scripts.architectures.measure", "scripts.site.gather", "scripts.architectures.definitions",
-    "timm", "monai.networks.nets",
-    "torchvision.models.detection", *(f"transformers.models.{m}.modeling_{m}" for m in ("detr", "sam", "timesformer", "vit")),
+    "timm", "monai.networks.nets", "torchvision.models.detection", "transformers.modeling_layers",
 )  # fmt: skip
 """Imported once, by the process that all others are forked from."""
 

@@ -22,6 +22,7 @@ from scripts.checkpoints.packaged import packaged_runner, taken_by
 from scripts.checkpoints.pictures import Kind, Picture
 from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, Runner, runner
 from scripts.checkpoints.snippets import FOLDERS, brings_code
+from scripts.checkpoints.ways import Way
 
 REPEATS = 3
 ENOUGH_SECONDS = 2.0
@@ -36,7 +37,7 @@ def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
         return f"takes a {takes}, and this is a {kind}"
     if checkpoint.load.library not in LIBRARIES:
         return f"loads with {checkpoint.load.library}, which is not yet tried here"
-    if checkpoint.load.class_.startswith("Sam3Video"):
+    if Way.TEXT_IN_A_CLIP.of(checkpoint):
         return "follows a text through a clip, which is not yet tried here"
     if brings_code(checkpoint):
         return "runs code that comes with the weights; read that code, then run the snippet of its page yourself"

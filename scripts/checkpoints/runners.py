@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.found import Found, Prompt, Thing
 from scripts.checkpoints.snippets import FOLDERS, processor_of
+from scripts.checkpoints.ways import Way
 
 if TYPE_CHECKING:
     import torch
@@ -71,14 +72,14 @@ def _asked(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt) -> dict[s
             return {"input_boxes": [[list(prompt.box)]]}
         case "masks of a prompt":
             point = list(prompt.point or (image.width / 2, image.height / 2))
-            return {"input_points": [[point]] if checkpoint.load.class_ == "SamModel" else [[[point]]]}
+            return {"input_points": [[point]] if Way.PADDED_INPUT.of(checkpoint) else [[[point]]]}
         case "masks of a text":
             return {"text": _texts(prompt)[0]}
         case "boxes of a text":
             return {"text": [list(_texts(prompt))]}
         case "similarity to texts":
-            siglip = checkpoint.load.class_.startswith("Siglip")
-            padding = {"padding": "max_length", "max_length": 64} if siglip else {"padding": True}
+            padded = Way.SIGMOID.of(checkpoint)
+            padding = {"padding": "max_length", "max_length": 64} if padded else {"padding": True}
             return {"text": list(_texts(prompt)), **padding}
         case _:
             return {}
@@ -212,8 +213,7 @@ def _boxes_of_a_text(r: Reading) -> Read:
 def _similarity(r: Reading) -> Read:
     def read(outputs: Any) -> Found:
         logits = outputs.logits_per_image[0]
-        siglip = r.checkpoint.load.class_.startswith("Siglip")
-        scores = (logits.sigmoid() if siglip else logits.softmax(-1)).tolist()
+        scores = (logits.sigmoid() if Way.SIGMOID.of(r.checkpoint) else logits.softmax(-1)).tolist()
         return Found(
             tuple(Thing(text, p) for text, p in sorted(zip(r.texts, scores, strict=True), key=lambda t: -t[1]))
         )

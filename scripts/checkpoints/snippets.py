@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.elsewhere import MAKERS
+from scripts.checkpoints.ways import Way
 
 MOST_LINES = 8
 
@@ -73,13 +74,9 @@ def brings_code(checkpoint: Checkpoint) -> bool:
 
 
 def processor_of(checkpoint: Checkpoint) -> str:
-    """The class of transformers that prepares the input of a checkpoint.
-
-    Several models share the weights of SAM 2 and of SAM 3, so there the processor is named after the model.
-    """
-    model = checkpoint.load.class_
-    if model.startswith("Sam"):
-        return model.removesuffix("Model") + "Processor"
+    """The class of transformers that prepares the input of a checkpoint."""
+    if Way.NAMED_PROCESSOR.of(checkpoint):
+        return checkpoint.load.class_.removesuffix("Model") + "Processor"
     if checkpoint.output in ("classes of a clip", "features of a clip"):
         return "AutoVideoProcessor"
     return "AutoProcessor" if checkpoint.output in ("boxes of a text", "similarity to texts") else "AutoImageProcessor"
@@ -139,7 +136,7 @@ def _depth(_: Checkpoint) -> list[str]:
 
 
 def _masks_of_a_prompt(checkpoint: Checkpoint) -> list[str]:
-    if checkpoint.load.class_ == "SamModel":  # the first SAM pads its input, and counts its points one level less deep
+    if Way.PADDED_INPUT.of(checkpoint):
         sizes = 'inputs["original_sizes"], inputs["reshaped_input_sizes"]'
         run = f'model(**(inputs := processor(picture, input_points=[[{CENTRE}]], return_tensors="pt")))'
     else:
@@ -168,12 +165,12 @@ def _boxes_of_a_text(_: Checkpoint) -> list[str]:
 
 
 def _similarity(checkpoint: Checkpoint) -> list[str]:
-    siglip = checkpoint.load.class_.startswith("Siglip")  # trained with a sigmoid, and with texts padded to 64
-    padding = 'padding="max_length", max_length=64' if siglip else "padding=True"
+    sigmoid = Way.SIGMOID.of(checkpoint)
+    padding = 'padding="max_length", max_length=64' if sigmoid else "padding=True"
     return [
         'texts = ["a photo of a cat", "a photo of a person"]',
         f'outputs = model(**processor(text=texts, images=picture, {padding}, return_tensors="pt"))',
-        f"print(dict(zip(texts, outputs.logits_per_image[0].{'sigmoid()' if siglip else 'softmax(-1)'}.tolist())))",
+        f"print(dict(zip(texts, outputs.logits_per_image[0].{'sigmoid()' if sigmoid else 'softmax(-1)'}.tolist())))",
     ]
 
 
@@ -225,13 +222,13 @@ def _features_of_a_clip(checkpoint: Checkpoint) -> list[str]:
     return [
         *_head_of_a_clip(checkpoint),
         f"frames = [{FRAMES}][:{frames_of(checkpoint)}]",
-        f"features = {own if checkpoint.load.class_ == 'VJEPA2Model' else f'model(**{inputs}).last_hidden_state'}",
+        f"features = {own if Way.OWN_FEATURES.of(checkpoint) else f'model(**{inputs}).last_hidden_state'}",
         'print("features", tuple(features.shape))',
     ]
 
 
 def _masks_of_a_clip(checkpoint: Checkpoint) -> list[str]:
-    by_text = checkpoint.load.class_.startswith("Sam3Video")
+    by_text = Way.TEXT_IN_A_CLIP.of(checkpoint)
     if by_text:
         prompt = 'processor.add_text_prompt(session, "person")'
         masks = 'processor.postprocess_outputs(session, found)["masks"]'

@@ -27,9 +27,9 @@ from scripts.site.kept import kept, version
 class BrokenCardsError(Exception):
     """The cards have errors; nothing was written."""
 
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(f"{len(problems)} problems")
-        self.problems = problems
+    def __init__(self, problems: list[Problem], cards: int) -> None:
+        super().__init__(f"{len(problems)} problems in {cards} cards")
+        self.problems, self.cards = problems, cards
 
 
 def checked_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) -> tuple[Library, list[Problem]]:
@@ -52,7 +52,7 @@ def sound_library(project: Project, runs: Mapping[str, Run], jobs: int = 1) -> L
     """
     library, problems = checked_library(project, runs, jobs)
     if any(problem.severity == "error" for problem in problems):
-        raise BrokenCardsError(problems)
+        raise BrokenCardsError(problems, len(library.sources))
     return library
 
 

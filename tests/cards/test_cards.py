@@ -136,7 +136,7 @@ def test_no_command_goes_on_at_a_broken_card(name: str, tiny: Project, command: 
     done = command(name)
     assert done.returncode == 1
     assert done.stdout == "model_cards/beta.yml:2:1: the field 'name' is missing\n"
-    assert done.stderr == "1 card, 1 error; nothing was written\n"
+    assert done.stderr == "2 cards, 1 error; nothing was written\n"
     assert snapshot(tiny.root) == before
 
 
