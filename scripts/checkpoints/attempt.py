@@ -8,6 +8,7 @@ import importlib.util
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from scripts.checkpoints.snippets import FOLDERS, brings_code
 
 REPEATS = 3
 ENOUGH_SECONDS = 2.0
+LONGEST_LINE = 300
 
 
 def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
@@ -110,8 +112,7 @@ def reason(error: BaseException, checkpoint: Checkpoint | None) -> str:
 
 def in_a_line(error: BaseException) -> str:
     """What an error says, without its line ends and not too long."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_LINE, placeholder=" ...")
 
 
 def _timed(forward: Callable[[], Any], device: str) -> tuple[Any, float]:
@@ -178,15 +179,27 @@ def missing(checkpoint: Checkpoint) -> str | None:
         return None if path.is_file() else f"{path.name} is missing: put it into {path.parent} (TORCH_HOME moves that)"
     repository, files = _hub_files(checkpoint)
     folder = _hub_folder() / f"models--{repository.replace('/', '--')}"
-    held = {path.name for path in folder.glob("snapshots/*/*")}
-    lacking = [" or ".join(names) for names in files if not held & set(names)]
+    revision, is_named = _revision(folder)
+    held = {path.name for path in (folder / "snapshots" / revision).glob("*")}
+    files_lacking = ", ".join(" or ".join(names) for names in files if not held & set(names))
+    lacking = [f"{files_lacking} missing in {folder / 'snapshots' / revision}"] if files_lacking else []
+    lacking += [] if is_named else [f"the word {revision}, without a line end, missing in {folder / 'refs/main'}"]
     if not lacking:
         return None
     gate = f"; ask for access at https://huggingface.co/{repository} first" if checkpoint.gated else ""
     return (
-        f"{repository} is not on this machine and could not be fetched: {', '.join(lacking)} missing in "
-        f"{folder / 'snapshots'} (HF_HOME moves that); with a network: hf download {repository}{gate}"
+        f"{repository} is not on this machine and could not be fetched: {', and '.join(lacking)} (HF_HOME moves that); "
+        f"with a network: hf download {repository}{gate}"
     )
+
+
+def _revision(folder: Path) -> tuple[str, bool]:
+    """The folder below `snapshots` of which a repository's files are taken, and whether `refs/main` says so, as it has to."""
+    named = folder / "refs/main"
+    if named.is_file():
+        word = named.read_text("utf-8")
+        return word.strip(), word == word.strip()
+    return next((path.name for path in sorted(folder.glob("snapshots/*")) if path.is_dir()), "main"), False
 
 
 def _hub_files(checkpoint: Checkpoint) -> tuple[str, tuple[tuple[str, ...], ...]]:

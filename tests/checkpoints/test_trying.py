@@ -22,6 +22,7 @@ from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.options import add_options
 from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
+from scripts.pages import environment
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -304,6 +305,17 @@ def test_the_page_holds_all_it_needs_and_no_text_of_others_as_html(photograph: P
     assert "nothing found" in text
     assert "20 ms for a forward pass after a warm-up, on cpu" in text
     assert "Random weights" in text
+
+
+def test_licences_are_named_as_on_the_site_and_only_what_is_drawn_has_a_colour(photograph: Path) -> None:
+    each = checkpoint("transformers", "ViTForImageClassification", "any/any", "classes")
+    found = Found((Thing("drawn", 0.9, (1, 1, 9, 9)), Thing("named", 0.5)))
+    for spdx in ("LicenseRef-NotStated", "LicenseRef-SAM", "none", "MIT"):
+        of = tried("Model", each, spdx, Attempt("a/b", found, "", "cpu", 1, 20, 300))
+        text = page("picture", open_picture(photograph), [of], Prompt(), random=False)
+        assert f"weights: {environment._licence(spdx)}<" in text
+        assert "LicenseRef" not in text
+        assert re.findall(r"class=mark[^>]*></span> (\w+)", text) == ["drawn"]
 
 
 def test_each_card_with_checkpoints_for_pictures_can_be_tried() -> None:
