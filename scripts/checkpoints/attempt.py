@@ -22,6 +22,7 @@ from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import packaged_runner, taken_by
 from scripts.checkpoints.pictures import Kind, Picture
 from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, Runner, runner
+from scripts.checkpoints.scans import OUTPUT, PACKAGES, scan_runner
 from scripts.checkpoints.snippets import FOLDERS, brings_code
 
 REPEATS = 3
@@ -36,7 +37,7 @@ def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
         return f"gives {checkpoint.output}, which is not yet tried here"
     if takes != kind and (takes, kind) != ("picture", "clip"):  # of a clip a model of pictures sees the first frame
         return f"takes a {takes}, and this is a {kind}"
-    if checkpoint.load.library not in LIBRARIES:
+    if checkpoint.load.library not in (PACKAGES if takes == "volume" else LIBRARIES):
         return f"loads with {checkpoint.load.library}, which is not yet tried here"
     if checkpoint.load.class_.startswith("Sam3Video"):
         return "follows a text through a clip, which is not yet tried here"
@@ -47,13 +48,15 @@ def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
 
 def takes_of(checkpoint: Checkpoint) -> Kind | None:
     """What a checkpoint looks at, if it is of a kind that is tried here."""
+    if checkpoint.output == OUTPUT:
+        return "volume"
     return "picture" if checkpoint.output in ON_A_PICTURE else "clip" if checkpoint.output in ON_A_CLIP else None
 
 
 def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
     """Why a checkpoint cannot be tried here, before anything is loaded; None if it can be."""
     why, library = unfit(checkpoint, kind), checkpoint.load.library
-    if why is None and importlib.util.find_spec(library) is None:
+    if why is None and importlib.util.find_spec(PACKAGES.get(library, library)) is None:
         return f"needs the package {library}: pip install {library}"
     return why
 
@@ -65,7 +68,12 @@ def attempt(
     if why := refused(checkpoint, picture.kind):
         return Attempt(id, error=why)
 
+    if random and picture.volume:
+        return Attempt(id, error=f"{checkpoint.load.library} has no network without its weights")
+
     def load() -> Runner:
+        if picture.volume:
+            return scan_runner(checkpoint, picture.volume, device)
         if takes_of(checkpoint) == "clip":
             return clip_runner(checkpoint, picture, prompt, device, random)
         return runner(checkpoint, picture.image, prompt, device, random)
@@ -90,9 +98,12 @@ def _attempt(id: str, load: Callable[[], Runner], device: str, checkpoint: Check
     versions = versions_for(checkpoint)
     try:
         began = time.perf_counter()
-        loaded = load()
-        seconds = time.perf_counter() - began
-        outputs, ms = _timed(loaded.forward, device)
+        loaded, seconds, ms = load(), None, None
+        if loaded.whole:
+            outputs = loaded.forward()
+        else:
+            seconds = time.perf_counter() - began
+            outputs, ms = _timed(loaded.forward, device)
         return Attempt(id, loaded.read(outputs), "", device, seconds, ms, _peak(device), versions)
     except Exception as error:  # whatever a library raises is told, and the others go on
         return Attempt(id, error=reason(error, checkpoint), device=device, versions=versions)
@@ -174,6 +185,8 @@ def is_about_files(error: BaseException) -> bool:
 
 def missing(checkpoint: Checkpoint) -> str | None:
     """What is missing of a checkpoint and where it belongs; None if all that is looked for is there."""
+    if checkpoint.load.library in PACKAGES:
+        return None  # it looks for its files itself
     if checkpoint.load.library == "torchvision":
         path = _torchvision_file(checkpoint)
         return None if path.is_file() else f"{path.name} is missing: put it into {path.parent} (TORCH_HOME moves that)"

@@ -37,6 +37,8 @@ class Runner:
     """One pass; this is what is timed."""
     read: Callable[[Any], Found]
     """What came out, as data."""
+    whole: bool = False
+    """Whether a pass loads the weights too: it is made once, and not timed by itself."""
 
 
 def runner(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:

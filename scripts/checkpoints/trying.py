@@ -17,7 +17,7 @@ from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
 from scripts.checkpoints import network
-from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
+from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of, unfit
 from scripts.checkpoints.found import Attempt, Prompt, unused
 from scripts.checkpoints.packaged import taken_by
 from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
@@ -51,7 +51,7 @@ def try_picture(library: Library, options: argparse.Namespace) -> int:
         print(f"{id}: loading {what}", flush=True)
         outcomes.append(done := run())
         how = done.attempt
-        said = f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else how.error
+        said = how.error or (f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else f"ran on {how.device}")
         print(f"{id}: {said}", file=sys.stderr if how.error else sys.stdout, flush=True)
     for line in _unused(outcomes, prompt):
         print(line, file=sys.stderr)
@@ -96,6 +96,9 @@ def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse
             for key, each in packaged.items()
         ], problems
     chosen, problems = choose(library.cards, options.models, options.checkpoint, picture.kind)
+    if picture.kind == "volume" and not chosen:
+        fit, _ = choose_packaged(library.vocabulary.packaged, (), (), "volume")
+        problems += [f"with --weights packaged a volume is looked at by {', '.join(fit)}"] if fit else []
     rest = (picture, prompt, device, options.weights == "random")
     return [
         (f"{card.slug}/{key}", each.load.name, partial(_try_checkpoint, card, key, each, *rest))
@@ -155,7 +158,7 @@ def choose(
     """
     if not models and not ids:
         tryable = [
-            slug for slug, card in cards.items() if any(not refused(each, kind) for each in card.checkpoints.values())
+            slug for slug, card in cards.items() if any(not unfit(each, kind) for each in card.checkpoints.values())
         ]
         return [], [f"say which with --models: {', '.join(tryable) or 'no card has checkpoints that can be tried'}"]
     chosen: list[Chosen] = []

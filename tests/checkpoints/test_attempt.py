@@ -247,7 +247,11 @@ def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
     )
     assert refused(clip) == "takes a clip, and this is a picture"
     assert refused(clip, "clip") is None
-    assert refused(volume) == "gives labels of a volume, which is not yet tried here"
+    assert refused(volume) == "takes a volume, and this is a picture"
+    assert refused(volume, "volume") == "loads with transformers, which is not yet tried here"
+    assert (
+        refused(checkpoint("transformers", "Any", "any", "keypoints")) == "gives keypoints, which is not yet tried here"
+    )
     assert (
         refused(checkpoint("timm", "create_model", "any", "classes"), "volume")
         == "takes a picture, and this is a volume"
