@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab import figures
@@ -18,6 +20,9 @@ from lab.figures import Style, draw_boxes, panels, show_image
 from lab.run import Run
 
 T = TypeVar("T")
+
+LONGEST = 2048
+"""Of the sides of a reader's photograph, in pixels: masks have its size."""
 
 
 def published(run: Run, name: str, load: Callable[[], T], *, megabytes: int, cache: str = "HF_HOME") -> T | None:
@@ -52,9 +57,40 @@ def published(run: Run, name: str, load: Callable[[], T], *, megabytes: int, cac
 def picture(run: Run, otherwise: str) -> Image.Image:
     """The photograph that the reader gave with ``--picture``, or one of `lab.data.photographs`, as RGB."""
     if run.settings.picture is not None:
-        with Image.open(run.settings.picture) as image:
-            return image.convert("RGB")
+        return read_picture(run.settings.picture)
     return Image.fromarray((photograph(otherwise) * 255).round().astype(np.uint8))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A file as RGB of eight bits: upright, laid onto white where it is transparent, at most `LONGEST` on its longer side.
+
+    Raises:
+        SystemExit: it is no picture, a broken one or one that fills the memory; in a line.
+    """
+    unfit = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                colours = _in_colours(ImageOps.exif_transpose(image))
+    except unfit as error:
+        raise SystemExit(f"--picture {path}: {' '.join(str(error).split())}") from None
+    colours.thumbnail((LONGEST, LONGEST))
+    return colours
+
+
+def _in_colours(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # by the depth that holds all values, or where there is none by what occurs
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = values.min(), values.max()
+        if image.mode.startswith("I;16"):
+            low, high = 0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        image = Image.fromarray(((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
 
 
 Boxes = tuple[Tensor, Sequence[str]]

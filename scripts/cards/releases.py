@@ -50,6 +50,16 @@ class Licences(Model):
     """The ways to get it, for the page of licences; those of different terms or training data apart."""
 
 
+def licence_name(spdx: str) -> str:
+    """`not stated` for LicenseRef-NotStated, `SAM (custom)` for LicenseRef-SAM, `none published`; an SPDX id as it is."""
+    if spdx == "none":
+        return "none published"
+    custom = spdx.removeprefix("LicenseRef-")
+    if custom == spdx:
+        return spdx
+    return "not stated" if custom == "NotStated" else f"{custom} (custom)"
+
+
 class Load(Model):
     """How the weights of a checkpoint are loaded."""
 

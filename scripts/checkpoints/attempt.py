@@ -8,6 +8,7 @@ import importlib.util
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,13 @@ from scripts.checkpoints.found import Attempt, Prompt
 from scripts.checkpoints.packaged import packaged_runner, taken_by
 from scripts.checkpoints.pictures import Kind, Picture
 from scripts.checkpoints.runners import LIBRARIES, ON_A_PICTURE, Runner, runner
+from scripts.checkpoints.scans import OUTPUT, PACKAGES, scan_runner
 from scripts.checkpoints.snippets import FOLDERS, brings_code
 from scripts.checkpoints.ways import Way
 
 REPEATS = 3
 ENOUGH_SECONDS = 2.0
+LONGEST_LINE = 300
 
 
 def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
@@ -35,7 +38,7 @@ def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
         return f"gives {checkpoint.output}, which is not yet tried here"
     if takes != kind and (takes, kind) != ("picture", "clip"):  # of a clip a model of pictures sees the first frame
         return f"takes a {takes}, and this is a {kind}"
-    if checkpoint.load.library not in LIBRARIES:
+    if checkpoint.load.library not in (PACKAGES if takes == "volume" else LIBRARIES):
         return f"loads with {checkpoint.load.library}, which is not yet tried here"
     if Way.TEXT_IN_A_CLIP.of(checkpoint):
         return "follows a text through a clip, which is not yet tried here"
@@ -46,13 +49,15 @@ def unfit(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
 
 def takes_of(checkpoint: Checkpoint) -> Kind | None:
     """What a checkpoint looks at, if it is of a kind that is tried here."""
+    if checkpoint.output == OUTPUT:
+        return "volume"
     return "picture" if checkpoint.output in ON_A_PICTURE else "clip" if checkpoint.output in ON_A_CLIP else None
 
 
 def refused(checkpoint: Checkpoint, kind: Kind = "picture") -> str | None:
     """Why a checkpoint cannot be tried here, before anything is loaded; None if it can be."""
     why, library = unfit(checkpoint, kind), checkpoint.load.library
-    if why is None and importlib.util.find_spec(library) is None:
+    if why is None and importlib.util.find_spec(PACKAGES.get(library, library)) is None:
         return f"needs the package {library}: pip install {library}"
     return why
 
@@ -64,7 +69,12 @@ def attempt(
     if why := refused(checkpoint, picture.kind):
         return Attempt(id, error=why)
 
+    if random and picture.volume:
+        return Attempt(id, error=f"{checkpoint.load.library} has no network without its weights")
+
     def load() -> Runner:
+        if picture.volume:
+            return scan_runner(checkpoint, picture.volume, device)
         if takes_of(checkpoint) == "clip":
             return clip_runner(checkpoint, picture, prompt, device, random)
         return runner(checkpoint, picture.image, prompt, device, random)
@@ -89,9 +99,12 @@ def _attempt(id: str, load: Callable[[], Runner], device: str, checkpoint: Check
     versions = versions_for(checkpoint)
     try:
         began = time.perf_counter()
-        loaded = load()
-        seconds = time.perf_counter() - began
-        outputs, ms = _timed(loaded.forward, device)
+        loaded, seconds, ms = load(), None, None
+        if loaded.whole:
+            outputs = loaded.forward()
+        else:
+            seconds = time.perf_counter() - began
+            outputs, ms = _timed(loaded.forward, device)
         return Attempt(id, loaded.read(outputs), "", device, seconds, ms, _peak(device), versions)
     except Exception as error:  # whatever a library raises is told, and the others go on
         return Attempt(id, error=reason(error, checkpoint), device=device, versions=versions)
@@ -111,8 +124,7 @@ def reason(error: BaseException, checkpoint: Checkpoint | None) -> str:
 
 def in_a_line(error: BaseException) -> str:
     """What an error says, without its line ends and not too long."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_LINE, placeholder=" ...")
 
 
 def _timed(forward: Callable[[], Any], device: str) -> tuple[Any, float]:
@@ -174,20 +186,34 @@ def is_about_files(error: BaseException) -> bool:
 
 def missing(checkpoint: Checkpoint) -> str | None:
     """What is missing of a checkpoint and where it belongs; None if all that is looked for is there."""
+    if checkpoint.load.library in PACKAGES:
+        return None  # it looks for its files itself
     if checkpoint.load.library == "torchvision":
         path = _torchvision_file(checkpoint)
         return None if path.is_file() else f"{path.name} is missing: put it into {path.parent} (TORCH_HOME moves that)"
     repository, files = hub_files(checkpoint)
     folder = _hub_folder() / f"models--{repository.replace('/', '--')}"
-    held = {path.name for path in folder.glob("snapshots/*/*")}
-    lacking = [" or ".join(names) for names in files if not held & set(names)]
+    revision, is_named = _revision(folder)
+    held = {path.name for path in (folder / "snapshots" / revision).glob("*")}
+    files_lacking = ", ".join(" or ".join(names) for names in files if not held & set(names))
+    lacking = [f"{files_lacking} missing in {folder / 'snapshots' / revision}"] if files_lacking else []
+    lacking += [] if is_named else [f"the word {revision}, without a line end, missing in {folder / 'refs/main'}"]
     if not lacking:
         return None
     gate = f"; ask for access at https://huggingface.co/{repository} first" if checkpoint.gated else ""
     return (
-        f"{repository} is not on this machine and could not be fetched: {', '.join(lacking)} missing in "
-        f"{folder / 'snapshots'} (HF_HOME moves that); with a network: hf download {repository}{gate}"
+        f"{repository} is not on this machine and could not be fetched: {', and '.join(lacking)} (HF_HOME moves that); "
+        f"with a network: hf download {repository}{gate}"
     )
+
+
+def _revision(folder: Path) -> tuple[str, bool]:
+    """The folder below `snapshots` of which a repository's files are taken, and whether `refs/main` says so, as it has to."""
+    named = folder / "refs/main"
+    if named.is_file():
+        word = named.read_text("utf-8")
+        return word.strip(), word == word.strip()
+    return next((path.name for path in sorted(folder.glob("snapshots/*")) if path.is_dir()), "main"), False
 
 
 def hub_files(checkpoint: Checkpoint) -> tuple[str, tuple[tuple[str, ...], ...]]:

@@ -62,6 +62,11 @@ class Thing:
     box: Box | None = None
     mask: np.ndarray[Any, Any] | None = None
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a place on the picture."""
+        return self.box is not None or self.mask is not None
+
 
 @dataclass(frozen=True)
 class Found:
@@ -76,8 +81,7 @@ class Found:
     @property
     def is_on_picture(self) -> bool:
         """Whether there is something to draw."""
-        placed = any(thing.box is not None or thing.mask is not None for thing in self.things)
-        return placed or self.depth is not None or self.features is not None
+        return any(thing.is_placed for thing in self.things) or self.depth is not None or self.features is not None
 
     @property
     def legend(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mimetypes
+import shlex
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -118,9 +120,17 @@ def open_picture(path: Path) -> Picture:
     except Image.DecompressionBombError:
         raise UnfitPictureError(_too_large(path, "far more")) from None
     except UnidentifiedImageError:
-        raise UnfitPictureError(f"{path}: no picture that Pillow can read") from None
+        raise UnfitPictureError(_no_picture(path)) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UnfitPictureError(f"{path}: a broken picture: {' '.join(str(error).split())}") from None
+
+
+def _no_picture(path: Path) -> str:
+    """Of a film what makes frames of it; what else a file is called is told nothing of."""
+    if not (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
+        return f"{path}: no picture that Pillow can read"
+    frames = f"ffmpeg -i {shlex.quote(str(path))} -r 4 frames/%04d.jpg"
+    return f"{path}: a film; make frames of it and try their folder: mkdir frames && {frames}"
 
 
 def _clip(folder: Path) -> Picture:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from scripts.cards.packaged import Packaged
-from scripts.cards.releases import Checkpoint, Output
+from scripts.cards.releases import Checkpoint, Output, licence_name
 from scripts.checkpoints.attempt import in_a_line
 from scripts.checkpoints.drawing import colour_of, data_uri, drawn
-from scripts.checkpoints.found import Attempt, Prompt, unused, used
+from scripts.checkpoints.found import Attempt, Prompt, Thing, unused, used
 from scripts.checkpoints.packaged import OUTPUTS
 from scripts.checkpoints.pictures import Picture
 from scripts.checkpoints.snippets import snippet
@@ -28,6 +28,17 @@ img { display: block; max-width: 100%; height: auto; }
 ol { padding-left: 1.6rem; } .mark { display: inline-block; width: .8em; height: .8em; border-radius: .15em; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .5rem; font-size: .8rem; }
 """
+
+COPY = """
+for (const button of document.querySelectorAll("button"))
+  button.onclick = async () => {
+    const code = button.nextElementSibling.firstElementChild;
+    getSelection().selectAllChildren(code);
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  };
+"""
+"""Where a browser gives no page the clipboard, the lines are selected."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +61,14 @@ def tried(model: str, checkpoint: Checkpoint, licence: str, attempt: Attempt) ->
     """A checkpoint of a card."""
     title = checkpoint.name if model in checkpoint.name else f"{model}: {checkpoint.name}"
     gated = ", gated" if checkpoint.gated else ""
-    return Tried(title, checkpoint.output, checkpoint.form, licence + gated, attempt, snippet(checkpoint))
+    return Tried(title, checkpoint.output, checkpoint.form, licence_name(licence) + gated, attempt, snippet(checkpoint))
 
 
 def tried_packaged(packaged: Packaged, attempt: Attempt) -> Tried:
     """Weights of a package."""
     file, output = packaged.file, OUTPUTS[packaged.reader]
     relation = f"{packaged.relation} Origin: {packaged.origin} From the package {file.package} {file.version}."
-    return Tried(packaged.name, output, output, packaged.licence, attempt, relation=relation)
+    return Tried(packaged.name, output, output, licence_name(packaged.licence), attempt, relation=relation)
 
 
 def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, random: bool) -> str:
@@ -71,7 +82,7 @@ def page(name: str, picture: Picture, tried: Sequence[Tried], prompt: Prompt, ra
         f"<p class=facts>{escape(notes)}</p>{warning}</header>\n<main>\n"
         f'<article><h2>The picture</h2><img src="{data_uri(shown)}" alt="The picture as it was given"></article>\n'
         + "\n".join(_guarded(each, picture, prompt) for each in tried)
-        + "\n</main></body></html>\n"
+        + f"\n</main><script>{COPY}</script></body></html>\n"
     )
 
 
@@ -86,7 +97,8 @@ def _guarded(tried: Tried, picture: Picture, prompt: Prompt) -> str:
 
 def _article(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     code = (
-        f"<details><summary>Load it yourself</summary><pre tabindex=0><code>{escape(tried.lines)}</code></pre></details>"
+        "<details><summary>Load it yourself</summary><button>Copy</button>"
+        f"<pre tabindex=0><code>{escape(tried.lines)}</code></pre></details>"
         if tried.lines
         else ""
     )
@@ -105,15 +117,18 @@ def _outcome(tried: Tried, picture: Picture, prompt: Prompt) -> str:
     base = picture.sheet if tried.output.endswith("of a clip") else picture.image
     shown = drawn(base, found, used(prompt, tried.output, picture.image.size)) if found.is_on_picture else None
     image = f'<img src="{data_uri(shown)}" alt="{escape(alt)}">' if shown else ""
-    rows = "".join(
-        f'<li><span class=mark style="background:{colour_of(number)}"></span> {escape(thing.name)}'
-        f"{f' {thing.score:.3f}' if thing.score is not None else ''}</li>"
-        for number, thing in enumerate(found.things)
-    )
+    rows = "".join(_row(number, thing) for number, thing in enumerate(found.things))
     nothing = "" if found.is_on_picture or rows else "nothing found"
     ignored = [f"{option} is not shown to it" for option in unused(prompt, tried.output)]
     remark = "; ".join(filter(None, [_legend(tried), found.remark, nothing, *ignored]))
     return f"{image}<p class=remark>{escape(remark)}</p>" + (f"<ol>{rows}</ol>" if rows else "")
+
+
+def _row(number: int, thing: Thing) -> str:
+    """Name and score, and the colour of what is drawn."""
+    mark = f'<span class=mark style="background:{colour_of(number)}"></span> ' if thing.is_placed else ""
+    score = f" {thing.score:.3f}" if thing.score is not None else ""
+    return f"<li>{mark}{escape(thing.name)}{score}</li>"
 
 
 def _legend(tried: Tried) -> str:

@@ -38,6 +38,8 @@ class Runner:
     """One pass; this is what is timed."""
     read: Callable[[Any], Found]
     """What came out, as data."""
+    whole: bool = False
+    """Whether a pass loads the weights too: it is made once, and not timed by itself."""
 
 
 def runner(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
@@ -246,9 +248,8 @@ def patches(tokens: torch.Tensor, height: int, width: int) -> Found:
         before = len(tokens) - rows * columns
         if 0 <= before <= 16:
             grid = tokens[before:].reshape(rows, columns, -1)
-            return Found(
-                features=grid.float().cpu().numpy(), remark=f"{rows} x {columns} patches, {before} other tokens"
-            )
+            others = f"{before} other token{'' if before == 1 else 's'}" if before else "no other tokens"
+            return Found(features=grid.float().cpu().numpy(), remark=f"{rows} x {columns} patches, {others}")
     return Found(remark=f"{tuple(tokens.shape)}: tokens that lie on no grid")
 
 

@@ -17,11 +17,12 @@ from scripts.cards.packaged import Packaged
 from scripts.cards.releases import Checkpoint
 from scripts.cards.schema import Card
 from scripts.checkpoints import network
-from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of
+from scripts.checkpoints.attempt import attempt, attempt_packaged, refused, takes_of, unfit
 from scripts.checkpoints.found import Attempt, Prompt, unused
 from scripts.checkpoints.packaged import taken_by
 from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
 from scripts.checkpoints.report import Tried, page, tried, tried_packaged
+from scripts.checkpoints.sizes import LARGE, download, parameters
 from scripts.files import write
 from scripts.machine import device_class
 
@@ -51,7 +52,7 @@ def try_picture(library: Library, options: argparse.Namespace) -> int:
         print(f"{id}: loading {what}", flush=True)
         outcomes.append(done := run())
         how = done.attempt
-        said = f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else how.error
+        said = how.error or (f"{how.ms:,.0f} ms on {how.device}" if how.ms is not None else f"ran on {how.device}")
         print(f"{id}: {said}", file=sys.stderr if how.error else sys.stdout, flush=True)
     for line in _unused(outcomes, prompt):
         print(line, file=sys.stderr)
@@ -96,9 +97,12 @@ def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse
             for key, each in packaged.items()
         ], problems
     chosen, problems = choose(library.cards, options.models, options.checkpoint, picture.kind)
+    if picture.kind == "volume" and not chosen:
+        fit, _ = choose_packaged(library.vocabulary.packaged, (), (), "volume")
+        problems += [f"with --weights packaged a volume is looked at by {', '.join(fit)}"] if fit else []
     rest = (picture, prompt, device, options.weights == "random")
     return [
-        (f"{card.slug}/{key}", each.load.name, partial(_try_checkpoint, card, key, each, *rest))
+        (f"{card.slug}/{key}", download(card, each), partial(_try_checkpoint, card, key, each, *rest))
         for card, key, each in chosen
     ], problems
 
@@ -155,7 +159,7 @@ def choose(
     """
     if not models and not ids:
         tryable = [
-            slug for slug, card in cards.items() if any(not refused(each, kind) for each in card.checkpoints.values())
+            slug for slug, card in cards.items() if any(not unfit(each, kind) for each in card.checkpoints.values())
         ]
         return [], [f"say which with --models: {', '.join(tryable) or 'no card has checkpoints that can be tried'}"]
     chosen: list[Chosen] = []
@@ -184,10 +188,10 @@ def choose(
 
 
 def easiest(card: Card, kind: Kind = "picture") -> str | None:
-    """The first checkpoint of a card that can be tried on something of a kind; first those made for it, and without a gate."""
+    """The first checkpoint of a card for something of a kind: made for it, without a gate, not huge, as far as there is one."""
     fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
-    return min(fit, key=lambda key: _hardness(card.checkpoints[key], kind), default=None)
+    return min(fit, key=lambda key: _hardness(card, card.checkpoints[key], kind), default=None)
 
 
-def _hardness(checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool]:
-    return takes_of(checkpoint) != kind, checkpoint.gated
+def _hardness(card: Card, checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool, bool]:
+    return takes_of(checkpoint) != kind, checkpoint.gated, (parameters(card, checkpoint) or 0) > LARGE

@@ -14,7 +14,7 @@ from snapshots_of_all import KINDS, VISION, WRITERS, counts
 
 from scripts.cards.releases import Checkpoint
 from scripts.checkpoints import runners
-from scripts.checkpoints.attempt import attempt, refused
+from scripts.checkpoints.attempt import attempt, missing, refused
 from scripts.checkpoints.clips import ON_A_CLIP
 from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.pictures import open_picture
@@ -161,9 +161,45 @@ def test_a_repository_that_is_missing_is_named_with_its_place(caches: Path, phot
     each = ON_PICTURES["DepthAnythingForDepthEstimation, depth"]
     error = tried(each, photograph).error
     assert error.startswith(f"{each.load.name} is not on this machine and could not be fetched: config.json, ")
-    assert f"{caches}/hub/models--{each.load.name.replace('/', '--')}/snapshots (HF_HOME moves that)" in error
+    folder = f"{caches}/hub/models--{each.load.name.replace('/', '--')}"
+    assert f" missing in {folder}/snapshots/main, and the word main, without a line end, missing in " in error
+    assert f" in {folder}/refs/main (HF_HOME moves that); " in error
     assert f"hf download {each.load.name}" in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_files_that_are_put_where_the_line_says_are_found(library: str, caches: Path, photograph: Path) -> None:
+    if library == "timm":
+        each = checkpoint("timm", "create_model", "test_vit.r160_in1k", "features")
+        write_timm(caches / "hub", each.load.name)
+    else:
+        each = ON_PICTURES["DepthAnythingForDepthEstimation, depth"]
+        WRITERS[each.load.class_](caches / "hub", each.load.name)
+    (repository,) = (caches / "hub").glob("models--*")
+    shutil.move(repository, caches / "elsewhere")
+    (files,) = (caches / "elsewhere/snapshots").iterdir()
+    match = re.search(
+        r"missing in (\S+), and the word (\S+), without a line end, missing in (\S+) ", tried(each, photograph).error
+    )
+    assert match is not None
+    shutil.copytree(files, match[1])
+    assert f": the word main, without a line end, missing in {match[3]} (" in str(missing(each))
+    Path(match[3]).parent.mkdir()
+    Path(match[3]).write_text(f"{match[2]}\n")
+    assert "the word main, without a line end, missing" in str(missing(each))
+    Path(match[3]).write_text(match[2])
+    assert missing(each) is None
+    assert tried(each, photograph).error == ""
+
+
+def test_a_snapshot_that_was_copied_without_its_name_is_named(caches: Path, photograph: Path) -> None:
+    each = ON_PICTURES["DepthAnythingForDepthEstimation, depth"]
+    WRITERS[each.load.class_](caches / "hub", each.load.name)
+    (repository,) = (caches / "hub").glob("models--*")
+    (folder,) = (repository / "snapshots").iterdir()
+    shutil.rmtree(repository / "refs")
+    assert f"the word {folder.name}, without a line end, missing in {repository}/refs/main" in str(missing(each))
 
 
 def test_one_file_that_is_missing_is_named_alone_and_a_gate_is_told_of(caches: Path, photograph: Path) -> None:
@@ -202,8 +238,7 @@ def test_what_a_library_raises_is_told_in_a_line(photograph: Path, monkeypatch: 
 
     monkeypatch.setitem(runners.LIBRARIES, "timm", broken)
     error = tried(checkpoint("timm", "create_model", "any", "classes"), photograph).error
-    assert error.startswith("RuntimeError: first line second line")
-    assert len(error) == 300
+    assert error == "RuntimeError: first line second ..."
 
 
 def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
@@ -212,7 +247,11 @@ def test_what_cannot_be_tried_is_refused_before_anything_is_loaded() -> None:
     )
     assert refused(clip) == "takes a clip, and this is a picture"
     assert refused(clip, "clip") is None
-    assert refused(volume) == "gives labels of a volume, which is not yet tried here"
+    assert refused(volume) == "takes a volume, and this is a picture"
+    assert refused(volume, "volume") == "loads with transformers, which is not yet tried here"
+    assert (
+        refused(checkpoint("transformers", "Any", "any", "keypoints")) == "gives keypoints, which is not yet tried here"
+    )
     assert (
         refused(checkpoint("timm", "create_model", "any", "classes"), "volume")
         == "takes a picture, and this is a volume"
@@ -237,4 +276,6 @@ def test_tokens_that_lie_on_no_grid_are_not_drawn() -> None:
 
     assert runners.patches(torch.zeros(3, 8), 224, 224).features is None
     assert runners.patches(torch.zeros(16 * 16 + 5, 8), 224, 224).features.shape == (16, 16, 8)  # type: ignore[union-attr]
+    assert runners.patches(torch.zeros(16 * 16 + 1, 8), 224, 224).remark == "16 x 16 patches, 1 other token"
+    assert runners.patches(torch.zeros(16 * 16, 8), 224, 224).remark == "16 x 16 patches, no other tokens"
     assert runners.patches(torch.zeros(8, 7, 7), 224, 224).features.shape == (7, 7, 8)  # type: ignore[union-attr]

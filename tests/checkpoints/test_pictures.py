@@ -33,6 +33,7 @@ def png_that_says(width: int, height: int) -> bytes:
     [
         ("text.jpg", b"no picture", "no picture that Pillow can read"),
         ("empty.png", b"", "no picture that Pillow can read"),
+        ("my film.mp4", b"", r"a film; .* ffmpeg -i '.*my film.mp4' -r 4 frames/%04d.jpg"),
         ("short.png", png_that_says(64, 64), "a broken picture"),
         ("large.png", png_that_says(20_000, 5_000), "20000 x 5000 pixels"),
         ("bomb.png", png_that_says(60_000, 60_000), "more than 89,478,485 are not read"),

@@ -22,6 +22,8 @@ from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.options import add_options
 from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
+from scripts.checkpoints.sizes import download
+from scripts.pages import environment
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -63,6 +65,19 @@ def test_on_a_clip_a_model_of_clips_goes_before_one_of_pictures() -> None:
         "depth-anything/v2-small",
     ]
     assert problems == []
+
+
+def test_the_size_of_what_is_loaded_is_told_where_the_card_knows_it() -> None:
+    whole = CARDS["detr"]
+    assert download(whole, whole.checkpoints["r50"]) == "facebook/detr-resnet-50, 41 M parameters, about 164 MB"
+    bare = whole.model_copy(update={"variants": {}})
+    assert download(bare, whole.checkpoints["r50"]) == "facebook/detr-resnet-50"
+
+
+def test_the_first_choice_is_not_the_largest_even_where_that_stands_first() -> None:
+    card = CARDS["dinov3"]
+    gated = {key: card.checkpoints[key] for key in ("vit-7b", "vit-l", "vit-s")}
+    assert trying.easiest(card.model_copy(update={"checkpoints": gated})) == "vit-l"
 
 
 def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
@@ -304,6 +319,17 @@ def test_the_page_holds_all_it_needs_and_no_text_of_others_as_html(photograph: P
     assert "nothing found" in text
     assert "20 ms for a forward pass after a warm-up, on cpu" in text
     assert "Random weights" in text
+
+
+def test_licences_are_named_as_on_the_site_and_only_what_is_drawn_has_a_colour(photograph: Path) -> None:
+    each = checkpoint("transformers", "ViTForImageClassification", "any/any", "classes")
+    found = Found((Thing("drawn", 0.9, (1, 1, 9, 9)), Thing("named", 0.5)))
+    for spdx in ("LicenseRef-NotStated", "LicenseRef-SAM", "none", "MIT"):
+        of = tried("Model", each, spdx, Attempt("a/b", found, "", "cpu", 1, 20, 300))
+        text = page("picture", open_picture(photograph), [of], Prompt(), random=False)
+        assert f"weights: {environment._licence(spdx)}<" in text
+        assert "LicenseRef" not in text
+        assert re.findall(r"class=mark[^>]*></span> (\w+)", text) == ["drawn"]
 
 
 def test_each_card_with_checkpoints_for_pictures_can_be_tried() -> None:
