@@ -83,6 +83,11 @@ def test_modules_functions_and_classes_are_short(path: Path) -> None:
     assert long == []
 
 
+def test_modules_of_tests_are_short_too() -> None:
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > MODULE_LINES} == {}
+
+
 def test_the_import_graph_is_that_of_the_package() -> None:
     """So that the tests below look at something."""
     assert "scripts.evidence.systems" in GRAPH["scripts.pages.charts"]
