@@ -40,7 +40,7 @@ preview: .venv/.cards # the site without running examples: a small environment w
 check: .venv/.cards
 	@$(BIN)/python -m scripts check
 
-test: .venv/.test lint tools
+test: .venv/.test .venv/.zensical lint tools # the pages by both builders
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-fast: .venv/.test # within a minute: what needs neither torch nor a browser

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 Made = TypeVar("Made")
 
@@ -31,7 +31,7 @@ CHUNKS = 100
 END_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
 
-_calls: Sequence[Callable[[], Any]] = ()
+_calls: Sequence[Callable[[], object]] = ()
 
 
 def cores() -> int:
@@ -49,16 +49,16 @@ def call_all(calls: Sequence[Callable[[], Made]], jobs: int) -> list[Made]:
         return [call() for call in calls]
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(jobs, len(calls) // ENOUGH), context, _take, (calls,)) as pool:
-        return list(pool.map(_call, range(len(calls)), chunksize=1 + len(calls) // CHUNKS))
+        return cast("list[Made]", [*pool.map(_call, range(len(calls)), chunksize=1 + len(calls) // CHUNKS)])
 
 
-def _take(calls: Sequence[Callable[[], Any]]) -> None:
+def _take(calls: Sequence[Callable[[], object]]) -> None:
     global _calls
     _calls = calls
     ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)  # else a process whose parent was killed waits for ever
 
 
-def _call(number: int) -> Any:
+def _call(number: int) -> object:
     return _calls[number]()
 
 

@@ -33,7 +33,7 @@ TINY = TESTS / "tiny"
 BROKEN = TESTS / "broken"
 
 # A second conftest.py in a room would hide this one from the tests that import it.
-pytest_plugins = ["smoke", "built_site"]
+pytest_plugins = ["smoke", "built_site", "clusters"]
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # no test depends on how busy it is

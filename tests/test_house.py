@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from built_site import TEMPLATES
 from conftest import ROOT, TINY
 
 SCRIPTS = ROOT / "scripts"
@@ -96,6 +97,11 @@ def too_long(path: Path, told: bool = True) -> list[str]:
     return long
 
 
+def test_modules_of_tests_are_short_too() -> None:
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > MODULE_LINES} == {}
+
+
 def test_the_import_graph_is_that_of_the_package() -> None:
     """So that the tests below look at something."""
     assert "scripts.evidence.systems" in GRAPH["scripts.pages.charts"]
@@ -164,6 +170,12 @@ sys.exit(main(["check"]) or main(["render"]))
 def test_the_readme_names_every_room() -> None:
     told = set(re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
     assert told == {name.rpartition(".")[2] for name in PACKAGES if name.count(".") == 1}
+
+
+def test_a_page_of_each_template_is_looked_at_in_a_browser() -> None:
+    """But for that of a task's photographs, which only a build with pictures has."""
+    templates = {path.name.removesuffix(".md.j2") for path in (SCRIPTS / "pages/templates").glob("*.md.j2")}
+    assert templates - TEMPLATES.keys() == {"on_photographs"}
 
 
 def test_places_that_comments_name_are_there() -> None:

@@ -8,7 +8,6 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from license_expression import get_spdx_licensing
 from pydantic import BaseModel
@@ -40,7 +39,7 @@ PROSE_FIELDS = (
 BARE = (type(None), bool, int, float, dt.date)
 """Types of values that hold no text."""
 
-Values = Sequence[tuple[Path_, Any]]
+Values = Sequence[tuple[Path_, str | Reported]]
 """The texts and assertions of a card, each with its path."""
 
 
@@ -86,8 +85,8 @@ def check_card(
 
 def texts_and_assertions(card: Card) -> Values:
     """Every text and assertion of a card with its path, in the order of the card."""
-    found: list[tuple[Path_, Any]] = []
-    queue: list[tuple[Path_, Any]] = [((), card)]
+    found: list[tuple[Path_, str | Reported]] = []
+    queue: list[tuple[Path_, object]] = [((), card)]
     while queue:
         where, value = queue.pop()
         if isinstance(value, str | Reported):
@@ -98,7 +97,7 @@ def texts_and_assertions(card: Card) -> Values:
     return found
 
 
-def _children(value: Any) -> list[tuple[str | int, Any]]:
+def _children(value: object) -> Sequence[tuple[str | int, object]]:
     if isinstance(value, BaseModel):
         extra = value.__pydantic_extra__ or {}
         return [(key, getattr(value, name)) for name, key in _fields(type(value))] + list(extra.items())

@@ -14,10 +14,10 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from scripts.files import printable
 from scripts.fingerprint import of_run
@@ -34,6 +34,16 @@ DEVICES = ("cpu", "mps", "cuda")
 """Both from the least to the best."""
 
 SECONDS_LIMIT = {"smoke": 300, "quick": 900, "full": 6 * 3600}
+
+
+class Mark(TypedDict, total=False):
+    """What a job leaves while it runs, and where it failed."""
+
+    key: str
+    host: str
+    pid: int
+    started: float
+    error: list[str]
 
 
 @dataclass(frozen=True)
@@ -145,15 +155,15 @@ def states(project: Project, preset: str | None = None, device: str = "auto", qu
     return {wanted.slug: state(project, wanted, queued) for wanted in targets}
 
 
-def _read_mark(path: Path, key: str) -> dict[str, Any] | None:
+def _read_mark(path: Path, key: str) -> Mark | None:
     try:
-        mark = json.loads(path.read_text("utf-8"))
+        mark: Mark = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return mark if isinstance(mark, dict) and mark.get("key") == key else None
 
 
-def _is_under_way(mark: Mapping[str, Any]) -> bool:
+def _is_under_way(mark: Mark) -> bool:
     """Whether the process lives that left the mark; of another machine that cannot be seen, and is believed for a while."""
     if mark.get("host", platform.node()) != platform.node():
         return time.time() - float(mark.get("started", 0)) < max(SECONDS_LIMIT.values())
