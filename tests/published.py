@@ -8,7 +8,8 @@ from scripts.cards.library import load_library
 from scripts.cards.releases import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-CARDS = load_library(ROOT / "model_cards", ROOT)[0].cards
+LIBRARY = load_library(ROOT / "model_cards", ROOT)[0]
+CARDS = LIBRARY.cards
 CHECKPOINTS = {
     f"{slug}/{key}": checkpoint for slug, card in CARDS.items() for key, checkpoint in card.checkpoints.items()
 }
