@@ -8,15 +8,17 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
-from published import CHECKPOINTS, checkpoint
+from published import CHECKPOINTS, LIBRARY, checkpoint
 from snapshots import write_timm, write_torchvision
 from snapshots_of_all import KINDS, VISION, WRITERS, counts, kinds
 
-from scripts.checkpoints.snippets import CLIPS, LIBRARIES, brings_code, snippet
+from scripts.checkpoints.snippets import CLIPS, FOLDERS, LIBRARIES, brings_code, snippet
+from scripts.evidence.published import own_size
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
 
@@ -182,11 +184,67 @@ def test_a_snippet_of_timm_runs(
         assert names["features"].shape[:2] == (1, names["model"].patch_embed.num_patches + 1)
 
 
+def smallest(library: str) -> list[str]:
+    """Of each card and output the checkpoint of a library with the fewest parameters, as the card reports them."""
+    found: dict[tuple[str, str], tuple[float, str]] = {}
+    for id, each in CHECKPOINTS.items():
+        if each.load.library == library:
+            slug, variant = id.partition("/")[0], each.system.partition("/")[0]
+            size = own_size(LIBRARY, slug, variant, "parameters")
+            key = (slug, each.output)
+            found[key] = min(found.get(key, (inf, id)), (size.quantity.value if size else inf, id))
+    return [id for _, id in found.values()]
+
+
+@pytest.mark.parametrize("id", smallest("timm"))
+def test_the_smallest_checkpoint_of_timm_on_each_card_runs(
+    id: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = CHECKPOINTS[id]
+    write_timm(caches / "hub", each.load.name)
+    names = run(snippet(each), photograph.parent, monkeypatch)
+    if each.output == "classes":
+        is_classes(names)
+    else:
+        assert names["features"].shape[0] == 1
+        assert names["features"].shape[-1] == names["model"].num_features
+
+
+@pytest.mark.parametrize("id", smallest("torchvision"))
+def test_the_smallest_checkpoint_of_torchvision_on_each_card_runs(
+    id: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = CHECKPOINTS[id]
+    run_torchvision(
+        FOLDERS[each.output], each.load.class_, each.load.name, each.output, caches, photograph, monkeypatch
+    )
+
+
+def test_all_of_timm_and_torchvision_are_of_a_form_that_is_run() -> None:
+    """What a snippet says beside the name that is loaded is the same for all of a library and an output, so a run is of each."""
+    run_forms, forms = set(), set()
+    for id, each in CHECKPOINTS.items():
+        if each.load.library in ("timm", "torchvision"):
+            enumeration = each.load.name.partition(".")[0]
+            form = str(snippet(each)).replace(each.load.name, "").replace(enumeration, "").replace(each.load.class_, "")
+            forms.add(form)
+            if id in smallest(each.load.library):
+                run_forms.add(form)
+    assert run_forms == forms
+
+
 @pytest.mark.parametrize("output", VISION)
 def test_a_snippet_of_torchvision_runs(
     output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, class_, name = VISION[output]
+    run_torchvision(folder, class_, name, output, caches, photograph, monkeypatch)
+
+
+def run_torchvision(
+    folder: str, class_: str, name: str, output: str, caches: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run a snippet on random weights; a detector looks at a small picture."""
     models = importlib.import_module(folder)
     small = {"min_size": 64, "max_size": 96} if "detection" in folder else {}
     backbone = {"weights_backbone": None} if folder != "torchvision.models" else {}
