@@ -22,6 +22,7 @@ from scripts.checkpoints.found import Attempt, Prompt, unused
 from scripts.checkpoints.packaged import taken_by
 from scripts.checkpoints.pictures import Kind, Picture, UnfitPictureError, open_picture
 from scripts.checkpoints.report import Tried, page, tried, tried_packaged
+from scripts.checkpoints.sizes import LARGE, download, parameters
 from scripts.files import write
 from scripts.machine import device_class
 
@@ -101,7 +102,7 @@ def _tries(library: Library, picture: Picture, prompt: Prompt, options: argparse
         problems += [f"with --weights packaged a volume is looked at by {', '.join(fit)}"] if fit else []
     rest = (picture, prompt, device, options.weights == "random")
     return [
-        (f"{card.slug}/{key}", each.load.name, partial(_try_checkpoint, card, key, each, *rest))
+        (f"{card.slug}/{key}", download(card, each), partial(_try_checkpoint, card, key, each, *rest))
         for card, key, each in chosen
     ], problems
 
@@ -187,10 +188,10 @@ def choose(
 
 
 def easiest(card: Card, kind: Kind = "picture") -> str | None:
-    """The first checkpoint of a card that can be tried on something of a kind; first those made for it, and without a gate."""
+    """The first checkpoint of a card for something of a kind; if there is one made for it, without a gate and not huge, that."""
     fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
-    return min(fit, key=lambda key: _hardness(card.checkpoints[key], kind), default=None)
+    return min(fit, key=lambda key: _hardness(card, card.checkpoints[key], kind), default=None)
 
 
-def _hardness(checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool]:
-    return takes_of(checkpoint) != kind, checkpoint.gated
+def _hardness(card: Card, checkpoint: Checkpoint, kind: Kind) -> tuple[bool, bool, bool]:
+    return takes_of(checkpoint) != kind, checkpoint.gated, (parameters(card, checkpoint) or 0) > LARGE

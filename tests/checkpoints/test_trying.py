@@ -22,6 +22,7 @@ from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.options import add_options
 from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
+from scripts.checkpoints.sizes import download
 from scripts.pages import environment
 
 np = pytest.importorskip("numpy")
@@ -64,6 +65,19 @@ def test_on_a_clip_a_model_of_clips_goes_before_one_of_pictures() -> None:
         "depth-anything/v2-small",
     ]
     assert problems == []
+
+
+def test_the_size_of_what_is_loaded_is_told_where_the_card_knows_it() -> None:
+    whole = CARDS["detr"]
+    assert download(whole, whole.checkpoints["r50"]) == "facebook/detr-resnet-50, 41 M parameters, about 164 MB"
+    bare = whole.model_copy(update={"variants": {}})
+    assert download(bare, whole.checkpoints["r50"]) == "facebook/detr-resnet-50"
+
+
+def test_the_first_choice_is_not_the_largest_even_where_that_stands_first() -> None:
+    card = CARDS["dinov3"]
+    gated = {key: card.checkpoints[key] for key in ("vit-7b", "vit-l", "vit-s")}
+    assert trying.easiest(card.model_copy(update={"checkpoints": gated})) == "vit-l"
 
 
 def test_what_cannot_be_chosen_is_told_in_a_line_each() -> None:
