@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.found import Found, Prompt, Thing
+from scripts.checkpoints.loading import load
 from scripts.checkpoints.pictures import Picture, evenly, sheet, some
-from scripts.checkpoints.runners import Runner, best
-from scripts.checkpoints.snippets import frames_of, processor_of
+from scripts.checkpoints.runners import Runner, best, saying
+from scripts.checkpoints.snippets import frames_of
 
 if TYPE_CHECKING:
     import torch
@@ -17,17 +18,13 @@ if TYPE_CHECKING:
 
 def clip_runner(checkpoint: Checkpoint, picture: Picture, prompt: Prompt, device: str, random: bool) -> Runner:
     """Load a checkpoint with the frames of a clip laid out for it."""
-    import transformers
-
     if random:
         import torch
 
         torch.manual_seed(0)
-    name, class_ = checkpoint.load.name, getattr(transformers, checkpoint.load.class_)
-    processor = getattr(transformers, processor_of(checkpoint)).from_pretrained(name)
-    model = class_(class_.config_class.from_pretrained(name)) if random else class_.from_pretrained(name)
+    processor, model, said = load(checkpoint, random)
     model = model.eval().requires_grad_(False).to(device)
-    return ON_A_CLIP[checkpoint.output](checkpoint, processor, model, picture, prompt)
+    return saying(said, ON_A_CLIP[checkpoint.output](checkpoint, processor, model, picture, prompt))
 
 
 def _inputs(checkpoint: Checkpoint, processor: Any, model: Any, picture: Picture) -> Any:

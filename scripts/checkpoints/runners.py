@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scripts.cards.releases import Checkpoint, Output
 from scripts.checkpoints.found import Found, Prompt, Thing
-from scripts.checkpoints.snippets import FOLDERS, processor_of
+from scripts.checkpoints.loading import load
+from scripts.checkpoints.snippets import FOLDERS
 from scripts.checkpoints.ways import Way
 
 if TYPE_CHECKING:
@@ -52,15 +53,21 @@ def runner(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: s
 
 
 def _transformers(checkpoint: Checkpoint, image: Image.Image, prompt: Prompt, device: str, random: bool) -> Runner:
-    import transformers
-
-    name, class_ = checkpoint.load.name, getattr(transformers, checkpoint.load.class_)
-    processor = getattr(transformers, processor_of(checkpoint)).from_pretrained(name)
-    model = class_(class_.config_class.from_pretrained(name)) if random else class_.from_pretrained(name)
+    processor, model, said = load(checkpoint, random)
     model = model.eval().requires_grad_(False).to(device)
     inputs = processor(images=image, return_tensors="pt", **_asked(checkpoint, image, prompt)).to(device)
     reading = Reading(checkpoint, processor, model, inputs, image.size[::-1], _texts(prompt), image)
-    return Runner(lambda: model(**inputs), READ[checkpoint.output](reading))
+    return saying(said, Runner(lambda: model(**inputs), READ[checkpoint.output](reading)))
+
+
+def saying(said: str, runner: Runner) -> Runner:
+    """The same, with a remark more on what it finds."""
+
+    def read(outputs: Any) -> Found:
+        found = runner.read(outputs)
+        return replace(found, remark="; ".join(filter(None, [found.remark, said])))
+
+    return replace(runner, read=read) if said else runner
 
 
 def _texts(prompt: Prompt) -> tuple[str, ...]:

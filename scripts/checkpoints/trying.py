@@ -188,7 +188,7 @@ def choose(
 
 
 def easiest(card: Card, kind: Kind = "picture") -> str | None:
-    """The first checkpoint of a card for something of a kind: made for it, without a gate, not huge, as far as there is one."""
+    """The first checkpoint of a card for something of a kind; if there is one made for it, without a gate and not huge, that."""
     fit = [key for key, each in card.checkpoints.items() if not refused(each, kind)]
     return min(fit, key=lambda key: _hardness(card, card.checkpoints[key], kind), default=None)
 

@@ -13,11 +13,12 @@ from snapshots import write_timm, write_torchvision
 from snapshots_of_all import KINDS, VISION, WRITERS, counts
 
 from scripts.cards.releases import Checkpoint
-from scripts.checkpoints import runners
+from scripts.checkpoints import loading, runners
 from scripts.checkpoints.attempt import attempt, missing, refused
 from scripts.checkpoints.clips import ON_A_CLIP
 from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
 from scripts.checkpoints.pictures import open_picture
+from scripts.checkpoints.snippets import processor_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # of the libraries, about tiny configurations
 
@@ -217,6 +218,38 @@ def test_random_weights_need_the_small_files_only(caches: Path, photograph: Path
     WRITERS[each.load.class_](caches / "hub", each.load.name)
     next(caches.rglob("model.safetensors")).unlink()
     assert tried(each, photograph, random=True).error == ""
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViTModel, features", "DINOv3ConvNextModel, features"])
+def test_where_the_hub_has_nothing_random_weights_take_the_default_configuration(
+    kind: str, caches: Path, photograph: Path
+) -> None:
+    done = tried(ON_PICTURES[kind], photograph, random=True)
+    assert done.error == ""
+    assert done.found is not None
+    is_of_its_kind(done.found, "features")
+    assert (
+        f"the library's default configuration: that of {ON_PICTURES[kind].load.name} cannot be had" in done.found.remark
+    )
+
+
+@pytest.mark.parametrize("kind", [*ON_PICTURES, *ON_CLIPS])
+def test_each_processor_has_defaults_but_those_that_read_a_text(kind: str, caches: Path) -> None:
+    import transformers
+
+    each = KINDS[kind]
+    prepares = getattr(transformers, processor_of(each))
+    configuration = getattr(transformers, each.load.class_).config_class
+    if each.output.endswith((" of a text", " to texts")):
+        with pytest.raises(ValueError, match="its tokenizer is on the hub alone"):
+            loading._default_processor(prepares, configuration)
+    else:
+        assert callable(loading._default_processor(prepares, configuration))
+
+
+def test_random_weights_of_what_reads_a_text_say_that_words_are_on_the_hub(caches: Path, photograph: Path) -> None:
+    error = tried(KINDS["SiglipModel, similarity to texts"], photograph, random=True).error
+    assert error.startswith("ValueError: reads a text, and its tokenizer is on the hub alone")
 
 
 def test_random_weights_are_the_same_each_time_and_each_of_their_boxes_has_a_name(
