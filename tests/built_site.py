@@ -32,6 +32,9 @@ TEMPLATES = {
 }  # fmt: skip
 """A page of each template."""
 
+NO_PART_OF_THE_SITE = ("benchmarks", "cache", "lighthouse", "logs", "peers", "site.new", "site.sha256", "tools")
+"""What lies in `build/` and is no part of any page."""
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,12 +48,14 @@ def _build(folder: Path) -> None:
     copy = copy_of_sources(folder)
     are_run = all(state.status == "ok" for state in states(Project(ROOT), "quick", "cpu").values())
     preset = "quick" if are_run else "smoke"
-    half = shutil.ignore_patterns("*.part")  # another test may be writing there
-    made = ("counts.json", "anatomy", "scaling", "kept", *(["runs"] if are_run else []))
-    (copy / "build").mkdir()
-    for there in (path for path in map((ROOT / "build").joinpath, made) if path.exists()):
-        to = copy / "build" / there.name
-        shutil.copytree(there, to, ignore=half) if there.is_dir() else shutil.copy(there, to)
+    left = {*NO_PART_OF_THE_SITE, *(() if are_run else ("runs",))}
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        half = {name for name in names if name.endswith(".part")}  # another test may be writing there
+        return half | (left & set(names) if Path(folder) == ROOT / "build" else set())
+
+    (ROOT / "build").mkdir(exist_ok=True)
+    shutil.copytree(ROOT / "build", copy / "build", ignore=ignored)
     for command in ("run", "build"):
         done = subprocess.run(
             [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
