@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from scripts.cards.packaged import Packaged, Photograph
+from scripts.cards.releases import Output
 from scripts.cards.values import Build, Identifier, Line, Model, Name, Prose, Size, Slug, Url
 
 
@@ -101,6 +102,8 @@ class Family(Model):
     """A shelf that models stand on."""
 
     definition: Line
+    collects: bool = False
+    """Its cards list weights of others, which belong to the cards of those models."""
     backbone: bool = False
     """Its models are plugged into detectors and segmenters: figures on `framework_on` say into which."""
 
@@ -188,6 +191,8 @@ class Vocabulary(Model):
     questions: tuple[Question, ...] = ()
     benchmarks: dict[Name, Benchmark] = Field(default_factory=dict)
     """Task -> what its models are ranked by."""
+    serves: dict[Output, tuple[Name, ...]] = Field(default_factory=dict)
+    """What comes out of a checkpoint -> the tasks that it serves beside its own, on cards that have them."""
     families: dict[Name, Family] = Field(default_factory=dict)
     framework_on: tuple[Name, ...] = ()
     """Data sets on which a backbone alone has no figures."""

@@ -11,7 +11,15 @@ from scripts.cards.problems import Problem, unknown
 
 def check_words(library: Library) -> Iterator[Problem]:
     """Every problem of their names: each leads to a card, a claim, a task, a metric or an axis that there is."""
-    for check in (_check_notes, _check_glossary, _check_sweeps, _check_figures, _check_benchmarks, _check_packaged):
+    for check in (
+        _check_notes,
+        _check_glossary,
+        _check_sweeps,
+        _check_figures,
+        _check_benchmarks,
+        _check_serves,
+        _check_packaged,
+    ):
         yield from check(library)
 
 
@@ -69,6 +77,13 @@ def _check_benchmarks(library: Library) -> Iterator[Problem]:
         source = library.word_sources["benchmarks"]
         yield from unknown(source, ("benchmarks", task), "task", task, tasks)
         yield from unknown(source, ("benchmarks", task, "metric"), "metric", benchmark.metric, metrics)
+
+
+def _check_serves(library: Library) -> Iterator[Problem]:
+    for output, tasks in library.vocabulary.serves.items():
+        for i, task in enumerate(tasks):
+            source = library.word_sources["serves"]
+            yield from unknown(source, ("serves", output, i), "task", task, library.names("tasks"))
 
 
 def _check_packaged(library: Library) -> Iterator[Problem]:

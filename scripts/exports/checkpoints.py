@@ -47,9 +47,9 @@ def _is_run(checkpoint: Checkpoint) -> bool:
 
 def _on_the_benchmark(card: Card, knowledge: Knowledge) -> dict[str, float]:
     """Checkpoint -> its figure on the benchmark of its task, so that more is better."""
-    wanted = {f"{card.slug}/{key}": key for key in _first_task(card)}
-    found = {wanted[each["id"]]: each["quality"] for each in candidates(card, knowledge) if each["id"] in wanted}
-    return {key: _signed(each["value"], each["better"]) for key, each in found.items() if each}
+    wanted = {f"{card.slug}/{key}": (key, each.task) for key, each in _first_task(card).items()}
+    told = [(*wanted[each["id"]], each["quality"]) for each in candidates(card, knowledge) if each["id"] in wanted]
+    return {key: _signed(found[task]["value"], found[task]["better"]) for key, task, found in told if task in found}
 
 
 def _on_the_first_measure(card: Card, knowledge: Knowledge) -> dict[str, float]:

@@ -59,7 +59,8 @@ class Candidate(Of):
     parameters: str
     macs: str
     times: dict[str, float]
-    quality: Quality | None
+    quality: dict[str, Quality]
+    """Task -> what it reaches there."""
 
 
 class Content(TypedDict):
@@ -77,8 +78,22 @@ def render(knowledge: Knowledge) -> dict[str, str]:
 
 def content(knowledge: Knowledge) -> Content:
     """The questions with their options, and the facts of every candidate."""
-    found = [each for card in knowledge.cards for each in candidates(card, knowledge)]
-    return {"schema": 2, "questions": questions(found, knowledge), "candidates": found}
+    twice = repeated(knowledge)
+    found = [each for card in knowledge.cards for each in candidates(card, knowledge) if each["id"] not in twice]
+    return {"schema": 3, "questions": questions(found, knowledge), "candidates": found}
+
+
+def repeated(knowledge: Knowledge) -> set[str]:
+    """Checkpoints whose weights are listed for the same task before: on a card of their own model, or higher on the card."""
+    collecting = {name for name, family in knowledge.library.vocabulary.families.items() if family.collects}
+    seen, found = set[tuple[str, str, str]](), set[str]()
+    for card in sorted(knowledge.cards, key=lambda card: card.family in collecting):
+        for key, checkpoint in card.checkpoints.items():
+            weights = (checkpoint.load.library, checkpoint.load.name, checkpoint.task)
+            if weights in seen:
+                found.add(f"{card.slug}/{key}")
+            seen.add(weights)
+    return found
 
 
 def questions(found: Sequence[Candidate], knowledge: Knowledge) -> list[dict[str, object]]:
@@ -100,12 +115,12 @@ def _asked(question: Question, lists: Mapping[str, Sequence[str]]) -> dict[str, 
 
 def candidates(card: Card, knowledge: Knowledge) -> Iterator[Candidate]:
     """Every checkpoint of a card, then the card itself for the tasks that none of them is for."""
-    for key, checkpoint in card.checkpoints.items():
-        yield _of_checkpoint(card, key, checkpoint, knowledge)
-    left = [task for task in card.tasks if task not in {each.task for each in card.checkpoints.values()}]
-    if left or not card.checkpoints:
+    found = [_of_checkpoint(card, key, checkpoint, knowledge) for key, checkpoint in card.checkpoints.items()]
+    yield from found
+    left = [task for task in card.tasks if not any(task in each["tasks"] for each in found)]
+    if left or not found:
         yield {
-            **_common(card), "id": card.slug, "name": card.name, "tasks": left, "loads": False, "times": {}, "quality": None,
+            **_common(card), "id": card.slug, "name": card.name, "tasks": left, "loads": False, "times": {}, "quality": {},
             "uses": terms.uses(card, knowledge), "weights_gb": None, "parameters": "", "macs": "", "release": "", "gated": False,
         }  # fmt: skip
 
@@ -120,13 +135,21 @@ def _common(card: Card) -> Of:
 def _of_checkpoint(card: Card, key: str, checkpoint: Checkpoint, knowledge: Knowledge) -> Candidate:
     row = _row(card, checkpoint, knowledge)
     weights, macs = (cost(knowledge, row[0], metric) if row else None for metric in SIZES)
+    tasks = _tasks(card, checkpoint, knowledge)
+    figures = {task: quality for task in tasks if (quality := _quality(task, row, knowledge))}
     return {
-        **_common(card), "id": f"{card.slug}/{key}", "name": checkpoint.name, "tasks": [checkpoint.task], "loads": True,
+        **_common(card), "id": f"{card.slug}/{key}", "name": checkpoint.name, "tasks": tasks, "loads": True,
         "release": checkpoint.release, "gated": checkpoint.gated, "uses": _uses(card, checkpoint, knowledge),
         "weights_gb": BYTES * weights.value / 1e9 if weights else None,
         "parameters": weights.printed if weights else "", "macs": macs.printed if macs else "",
-        "times": _times(row, knowledge), "quality": _quality(checkpoint, row, knowledge),
+        "times": _times(row, knowledge), "quality": figures,
     }  # fmt: skip
+
+
+def _tasks(card: Card, checkpoint: Checkpoint, knowledge: Knowledge) -> list[str]:
+    """The task that a checkpoint is for, then those of its card that are served by what comes out of it."""
+    served = knowledge.library.vocabulary.serves.get(checkpoint.output, ())
+    return list(dict.fromkeys([checkpoint.task, *(task for task in served if task in card.tasks)]))
 
 
 def _row(card: Card, checkpoint: Checkpoint, knowledge: Knowledge) -> list[Published]:
@@ -157,10 +180,10 @@ def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
     return found
 
 
-def _quality(checkpoint: Checkpoint, row: Sequence[Published], knowledge: Knowledge) -> Quality | None:
-    """What the checkpoint reaches on the benchmark of its task, from its own row: no other row is of these weights."""
+def _quality(task: str, row: Sequence[Published], knowledge: Knowledge) -> Quality | None:
+    """What a checkpoint reaches on the benchmark of a task, from its own row: no other row is of these weights."""
     words = knowledge.library.vocabulary
-    wanted = words.benchmarks.get(checkpoint.task)
+    wanted = words.benchmarks.get(task)
     for number in row if wanted else ():
         assert wanted is not None
         c = number.conditions

@@ -131,6 +131,52 @@ def test_a_card_without_weights_for_a_task_is_a_candidate_that_does_not_load(kno
     assert candidate(knowledge, "graph-transformer")["loads"] is False
 
 
+def test_each_device_has_one_name(knowledge: Knowledge) -> None:
+    (devices,) = (each["options"] for each in choices.content(knowledge)["questions"] if each["id"] == "device")
+    assert isinstance(devices, list)
+    plain = [re.sub(r"^(Intel |Core |NVIDIA )+", "", device) for device in devices]
+    assert len(set(plain)) == len(plain)
+    assert [device for device in devices if re.search(r"not named|\bw\d+a\d+\b", device)] == []
+
+
+def test_a_file_of_weights_stands_once_for_a_task_under_the_card_of_its_model(knowledge: Knowledge) -> None:
+    ids = {each["id"] for each in choices.content(knowledge)["candidates"] if each["loads"]}
+    cards = knowledge.library.cards
+    listed = [cards[slug].checkpoints[key] for slug, _, key in (id.partition("/") for id in ids)]
+    weights = [(each.load.library, each.load.name, each.task) for each in listed]
+    assert len(set(weights)) == len(weights)
+    assert "faster-rcnn/r50-fpn" in ids
+    assert "detectron2/faster-r50-fpn" not in ids
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("mask-dino/swin-l", "object detection"),
+        ("sam3/image", "object detection"),
+        ("siglip2/b16-224", "image-text retrieval"),
+    ],
+)
+def test_weights_count_for_each_task_that_their_output_serves(name: str, task: str, knowledge: Knowledge) -> None:
+    assert task in candidate(knowledge, name)["tasks"]
+    slug = name.partition("/")[0]
+    unloaded = [each for each in choices.content(knowledge)["candidates"] if each["id"] == slug]
+    assert not any(task in each["tasks"] for each in unloaded)
+
+
+def test_boxes_count_only_where_the_card_has_the_task(knowledge: Knowledge) -> None:
+    assert "object detection" not in knowledge.library.cards["mask2former"].tasks
+    found = [each["tasks"] for each in choices.content(knowledge)["candidates"] if each["slug"] == "mask2former"]
+    assert ["instance segmentation"] in found
+    assert not any("object detection" in tasks for tasks in found)
+
+
+def test_a_figure_is_that_of_the_task_asked_for(knowledge: Knowledge) -> None:
+    reached = candidate(knowledge, "mask-dino/swin-l")["quality"]
+    labels = {task: each["label"].partition(" on ")[0] for task, each in reached.items()}
+    assert labels == {"instance segmentation": "Mask AP", "object detection": "AP"}
+
+
 # licences
 
 

@@ -10,15 +10,13 @@ import re
 import subprocess
 import sys
 import time
-import urllib.parse
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from built_site import TEMPLATES
-from conftest import ROOT, no_chromium
+from conftest import no_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -174,66 +172,6 @@ def test_the_bibtex_of_a_model_can_be_copied(page: Page, address: str) -> None:
     page.locator("#references summary").click()
     assert page.locator("#references button.md-code__button, #references .md-clipboard").first.is_visible()
     assert "@inproceedings{ronneberger2015," in page.locator("#references code").inner_text()
-
-
-def ids_in(page: Page, selector: str) -> list[str]:
-    """The checkpoints of a list of the page Choose, as `card/checkpoint`, in its order."""
-    return page.locator(f"{selector} li").evaluate_all("items => items.map(item => item.dataset.id)")
-
-
-CASES = yaml.safe_load((ROOT / "tests/choices.yml").read_text("utf-8"))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["need"][:60])
-def test_a_choice_begins_with_the_checkpoint_that_was_written_down(case: dict, page: Page, address: str) -> None:
-    page.goto(f"{address}choose/?{urllib.parse.urlencode(case['answers'])}")
-    page.locator("#choose[data-ready]").wait_for()
-    fits, may = ids_in(page, "#choose-fits"), ids_in(page, "#choose-maybe")
-    out = ids_in(page, "#choose-out") + ids_in(page, "#choose-other")
-    assert next(iter(fits), None) == case["first"]
-    assert not case.get("may") or may
-    listed = [*fits, *may, *out]
-    assert (
-        len(listed)
-        == len(set(listed))
-        == page.evaluate("JSON.parse(document.getElementById('choose-data').textContent).candidates.length")
-    )
-
-
-def test_each_checkpoint_left_out_is_told_why(page: Page, address: str) -> None:
-    page.goto(f"{address}choose/?task=video+classification&use=closed+product")
-    page.locator("#choose[data-ready]").wait_for()
-    reasons = page.locator("#choose-out li").all_inner_texts()
-    assert reasons
-    assert any("licence" in reason for reason in reasons)
-
-
-def test_an_answer_changes_the_address_and_the_list(page: Page, address: str) -> None:
-    page.goto(f"{address}choose/")
-    page.locator("#choose[data-ready]").wait_for()
-    page.get_by_label("What shall it do?").select_option("depth estimation")
-    assert {each.split("/")[0] for each in ids_in(page, "#choose-fits")} == {"depth-anything"}
-    assert "task=depth+estimation" in page.url
-    page.get_by_role("button", name="Start again").click()
-    page.wait_for_function("document.querySelectorAll('#choose-out li').length === 0")
-
-
-def test_an_answer_that_is_no_longer_offered_counts_as_none(page: Page, address: str) -> None:
-    page.goto(f"{address}choose/?task=object+detection&use=commercial")
-    page.locator("#choose[data-ready]").wait_for()
-    assert page.locator("#choose [name=use] option:checked").inner_text() == "does not matter"
-    assert page.locator("#choose-fits li").count() > 10
-
-
-@pytest.mark.parametrize("answers", ["", "?task=object+detection"])
-def test_choose_stays_short_and_its_lists_open(answers: str, page: Page, address: str) -> None:
-    page.goto(f"{address}choose/{answers}")
-    page.locator("#choose[data-ready]").wait_for()
-    assert page.evaluate("document.documentElement.scrollHeight") < 4 * 900
-    page.get_by_role("button", name="Show the other").first.press("Enter")
-    shown = page.locator("#choose-fits li:visible")
-    assert shown.count() == page.locator("#choose-fits li").count() > 10
-    assert shown.nth(10).locator("a").first.evaluate("node => node === document.activeElement")
 
 
 def test_models_compared_stand_in_the_order_of_the_address(page: Page, address: str) -> None:
