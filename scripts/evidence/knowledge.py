@@ -40,6 +40,8 @@ class About:
     """Address of the site, with a slash at its end; empty where it is not known."""
     licence: str = ""
     """Address of the licence of cards and pages."""
+    within: tuple[tuple[str, str], ...] = ()
+    """Title and address, from the root, of each overview that stands in a section of `nav` below its first page."""
 
     @property
     def slug(self) -> str:

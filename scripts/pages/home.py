@@ -16,7 +16,7 @@ def page(knowledge: Knowledge) -> str:
     verdicts = ordered(knowledge.verdicts())
     return template("home.md.j2").render(
         common(knowledge, "") | {
-            "models": knowledge.cards, "tasks": tasks_with_cards(knowledge), "most": MOST, "verdicts": verdicts,
-            "claims_count": sum(verdicts.values()),
+            "about": knowledge.about, "models": knowledge.cards, "tasks": tasks_with_cards(knowledge), "most": MOST,
+            "verdicts": verdicts, "claims_count": sum(verdicts.values()),
         }
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -100,7 +100,20 @@ def about(project: Project) -> About:
         repository=str(extra.get("repository", "")).rstrip("/"),
         address=address.rstrip("/") + "/" if address else "",
         licence=str(extra.get("licence", "")),
+        within=tuple(_within_sections(said.get("nav") or [])),
     )
+
+
+def _within_sections(nav: list[Any]) -> Iterator[tuple[str, str]]:
+    """Of the pages below the first of each section those that are an overview: `By task: tasks/index.md`."""
+    sections = [
+        pages for entry in nav if isinstance(entry, dict) for pages in entry.values() if isinstance(pages, list)
+    ]
+    for title, path in (
+        named for pages in sections for each in pages[1:] if isinstance(each, dict) for named in each.items()
+    ):
+        if isinstance(path, str) and path.endswith("/index.md"):
+            yield str(title), path.removesuffix("index.md")
 
 
 def settings(project: Project) -> dict[str, Any]:
