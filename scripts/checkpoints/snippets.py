@@ -339,7 +339,7 @@ TORCHVISION_ENDS: dict[Output, tuple[str, ...]] = {
 
 
 def _monai(checkpoint: Checkpoint) -> list[str] | None:
-    """A bundle of MONAI brings its own reading and preprocessing of volumes; the label maps are written where it says."""
+    """A bundle of MONAI brings its own reading and preprocessing of volumes, and writes a map of labels for each."""
     if checkpoint.output != "labels of a volume":
         return None
     name, folder = _quoted(checkpoint.load.name), f"bundles/{checkpoint.load.name}"
@@ -347,7 +347,7 @@ def _monai(checkpoint: Checkpoint) -> list[str] | None:
         "from glob import glob",
         "from monai.bundle import ConfigWorkflow, download",
         f'download(name={name}, bundle_dir="bundles")',
-        f'places = {{"bundle_root": {_quoted(folder)}, "dataset_dir": "volumes", "output_dir": "labels"}}',
+        f'places = {{"bundle_root": {_quoted(folder)}, "datalist": ["ct.nii.gz"], "output_dir": "labels"}}',
         f'bundle = ConfigWorkflow({_quoted(folder + "/configs/inference.json")}, workflow_type="infer", **places)',
         "bundle.initialize()",
         "bundle.run()",

@@ -11,6 +11,7 @@ from scripts.cards.schema import Card
 from scripts.checkpoints.attempt import unfit
 from scripts.checkpoints.chosen import chosen
 from scripts.checkpoints.snippets import brings_code, is_run_here, snippet
+from scripts.checkpoints.sweep import OF_VOLUMES
 from scripts.evidence.knowledge import Knowledge
 from scripts.exports.checkpoints import best, best_run_here, release_of
 
@@ -73,6 +74,8 @@ def run_where(checkpoint: Checkpoint) -> str:
         return "It needs your consent at the hub, so the weekly run with the real weights leaves it out."
     if brings_code(checkpoint):
         return "It runs code that lies beside the weights, which needs your consent, so the weekly run leaves it out."
+    if checkpoint.output == OF_VOLUMES:
+        return "Not run each week: no volume of its kind comes with the packages of this project."
     return "A run each week tests these lines with the real weights."
 
 

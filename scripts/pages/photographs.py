@@ -93,8 +93,11 @@ def awaited(card: Card, knowledge: Knowledge, kind: Kind = "picture") -> list[Aw
 
 def of_card(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """What the section of a model's page takes."""
+    own = [view for view in views(knowledge) if view.shown.card == card.slug]
+    carried = [each.name for each in knowledge.library.vocabulary.packaged.values() if each.card == card.slug]
     return {
-        "views": [view for view in views(knowledge) if view.shown.card == card.slug],
+        "views": own,
+        "carried": [name for name in carried if name not in {view.name for view in own}],
         "lacking": awaited(card, knowledge),
         "clips": awaited(card, knowledge, "clip"),
         "why_not": why_not(card),

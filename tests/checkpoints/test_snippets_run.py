@@ -157,7 +157,18 @@ def test_each_kind_of_the_cards_is_run_but_those_without_a_tiny_configuration() 
         "transformers",
         "timm",
         "torchvision",
+        "monai",
     }
+
+
+def test_the_functions_of_monai_take_what_a_snippet_gives_them() -> None:
+    """A bundle brings a configuration of its own, so a run without it would show nothing of it."""
+    from monai.bundle import ConfigWorkflow, download
+
+    lines = str(snippet(CHECKPOINTS["unet/monai-spleen"]))
+    assert inspect.signature(download).bind(name="spleen_ct_segmentation", bundle_dir="bundles")
+    assert inspect.signature(ConfigWorkflow.__init__).bind(None, "inference.json", workflow_type="infer", datalist=[])
+    assert 'ConfigWorkflow("bundles/spleen_ct_segmentation/configs/inference.json", workflow_type="infer"' in lines
 
 
 def test_the_methods_of_sam3_for_clips_are_there() -> None:

@@ -140,6 +140,10 @@ def test_where_nothing_can_be_shown_the_page_says_why(alpha: Project, command: C
     page = section((alpha.docs / "models/beta.md").read_text("utf-8"))
     assert "its card names no weights that can be loaded." in page
     page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
+    assert "This build did not run Relative" in page
+    (alpha.cards / "_packaged.yml").unlink()
+    assert command("render").returncode == 0
+    page = section((alpha.docs / "models/alpha.md").read_text("utf-8"))
     assert "loads with mmdet, which is not yet tried here." in page
     assert not (alpha.docs / "photographs/object-detection.md").exists()
 
