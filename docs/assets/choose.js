@@ -101,8 +101,9 @@
       return known.length > 1 ? known.reduce((a, b) => b[1] < a[1] ? b : a)[0] : null;
     };
     const terms = ({ candidate: { uses, gated } }) => Object.values(uses).filter((each) => each !== "yes").length + (gated ? 1 : 0);
+    const accurate = ranked(fits, { ...answers, by: "" });
     const found = [
-      ["most accurate", ranked(fits, { ...answers, by: "" }).find(({ ranks }) => ranks) ?? null],
+      [`most accurate${accurate.every(({ ranks }) => ranks) ? "" : " of those measured alike"}`, accurate.find(({ ranks }) => ranks) ?? null],
       ["fastest on this device", answers.device ? best(fits.map((each) => [each, each.candidate.times[answers.device]])) : null],
       ["smallest", best(fits.map((each) => [each, each.candidate.weights_gb]))],
       ["fewest terms", new Set(fits.map(terms)).size > 1 ? best(fits.map((each) => [each, terms(each)])) : null],

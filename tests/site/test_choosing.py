@@ -120,7 +120,7 @@ def test_no_one_is_first_where_nothing_ranks(page: Page, address: str) -> None:
         choose(page, address, answers)
         assert page.locator("#choose-ranked").inner_text().startswith("Not ranked")
         assert page.locator("#choose-top").inner_text() == "not ranked"
-    assert "most accurate" in page.locator("#choose-tiers").inner_text()
+    assert "most accurate of those measured alike: " in page.locator("#choose-tiers").inner_text()
     choose(page, address, "?use=research")
     assert "most accurate" not in page.locator("#choose-tiers").inner_text()
 
