@@ -10,6 +10,8 @@ from typing import TypedDict
 class Scheme(TypedDict):
     """Colours of a scheme."""
 
+    page: str
+    """What they lie on, as docs/assets/site.css has it."""
     ink: str
     muted: str
     grid: str
@@ -18,13 +20,13 @@ class Scheme(TypedDict):
 
 SCHEMES: Mapping[str, Scheme] = {
     "light": {
-        "ink": "#1f2328", "muted": "#59636e", "grid": "#dfe3e8",
+        "page": "#ffffff", "ink": "#1f2328", "muted": "#59636e", "grid": "#dfe3e8",
         "colours": ["#0068A8", "#D55E00", "#008663", "#B4528D", "#7A4F00", "#5B45B0", "#C0392B",
             "#59636e", "#8F2E3D", "#BE6438", "#326402", "#00696B", "#17559B",
             "#703A86", "#7E4700", "#8C8300", "#00986C", "#008FBA", "#7973CA", "#B55D92"],
     },
     "dark": {
-        "ink": "#e6e9ef", "muted": "#a4acba", "grid": "#363b47",
+        "page": "#1e2129", "ink": "#e6e9ef", "muted": "#a4acba", "grid": "#363b47",
         "colours": ["#4FA8E0", "#E0672A", "#17B386", "#E39AC6", "#F2D34B", "#B9AEF5", "#F08A8A",
             "#a4acba", "#FFB6BE", "#CE7951", "#B5EA99", "#65F0F0", "#A1DBFF",
             "#F6BFFF", "#FFCC79", "#9D9631", "#36A980", "#1AA1C9", "#8B87D8", "#C673A3"],

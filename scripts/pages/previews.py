@@ -11,11 +11,14 @@ from scripts.cards import prose
 from scripts.cards.schema import Card
 from scripts.evidence.knowledge import About
 from scripts.pages.chart_style import SCHEMES
+from scripts.runs.record import Figure
 
 WIDTH, HEIGHT = 1200, 630
 """What the sites that show such pictures ask for, in pixels."""
 EDGE, COLUMN = 50, 420
 """Free margin, and width of the text beside a picture, in pixels."""
+THUMB = (280, 210)
+"""A small picture, for tiles, fits into this, in pixels."""
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp"}
 
 
@@ -24,10 +27,25 @@ def path_of(slug: str) -> str:
     return f"previews/{slug}.jpg"
 
 
+def thumb_path(slug: str, scheme: str) -> str:
+    """Where the small picture of a card lies below docs/."""
+    return f"previews/{slug}.{scheme}.jpg"
+
+
 def of_card(card: Card, about: About, end: str, hero: bytes) -> str:
     """The picture of a model as SVG: its name, tasks and purpose beside its hero, a file that ends in `end`."""
     text = _text((card.name, " · ".join(card.tasks), prose.to_text(card.purpose)), COLUMN, about.title)
-    return _svg(text + _placed(end, hero))
+    left = EDGE + COLUMN + EDGE // 2
+    place = f'x="{left}" y="{EDGE}" width="{WIDTH - left - EDGE}" height="{HEIGHT - 2 * EDGE}"'
+    return _svg(text + _placed(end, hero, place))
+
+
+def thumb(figure: Figure, scheme: str, end: str, hero: bytes) -> str:
+    """A hero whole, as small as tiles show it, on the colour of their page, as SVG."""
+    scale = min(THUMB[0] / figure.width, THUMB[1] / figure.height)
+    size = f'width="{round(scale * figure.width)}" height="{round(scale * figure.height)}"'
+    page = f'<rect {size} fill="{SCHEMES[scheme]["page"]}"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{page}{_placed(end, hero, size)}</svg>'
 
 
 def of_site(about: About) -> str:
@@ -60,10 +78,8 @@ def _line(y: int, size: int, weight: int, colour: str, text: str) -> str:
     return f'<text x="{EDGE}" y="{y}" {style}>{html.escape(text)}</text>'
 
 
-def _placed(end: str, hero: bytes) -> str:
-    """A picture to the right of the text. One in SVG is put in as it is: as an image it would lose the images in it."""
-    left = EDGE + COLUMN + EDGE // 2
-    place = f'x="{left}" y="{EDGE}" width="{WIDTH - left - EDGE}" height="{HEIGHT - 2 * EDGE}"'
+def _placed(end: str, hero: bytes, place: str) -> str:
+    """A picture at a place. One in SVG is put in as it is: as an image it would lose the images in it."""
     if end != ".svg":
         return f'<image {place} href="data:{MEDIA_TYPES[end]};base64,{base64.b64encode(hero).decode()}"/>'
     drawn = hero.decode()

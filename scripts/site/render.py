@@ -41,7 +41,7 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     written = call_all([functools.partial(_write, project, make) for make in makers.values()], jobs)
     written.append(_write(project, functools.partial(_charts, knowledge)))  # its library outlives no fork
     changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
-    pictures = _previews(project, knowledge)
+    pictures = _previews(project, knowledge) | _thumbs(project, knowledge)
     changed += sum(write(project.docs / path, picture) for path, picture in pictures.items())
     paths = {*figures, *pictures, *(path for made, _ in written for path in made)}
     return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
@@ -97,7 +97,7 @@ def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
     """The picture of the site and of each model with a hero, for where links to them are shared; by path below docs/."""
     drawn = {"site": previews.of_site(knowledge.about)}
     for card in knowledge.cards:
-        if hero := _hero(card, knowledge):
+        for hero in _hero(card, knowledge)[:1]:
             drawn[card.slug] = previews.of_card(card, knowledge.about, hero.suffix, hero.read_bytes())
     library = version("vl-convert-python")
     return {
@@ -106,16 +106,33 @@ def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
     }
 
 
-def _hero(card: Card, knowledge: Knowledge) -> Path | None:
-    run = knowledge.run(card.slug)
-    figure = knowledge.hero(card)
-    return run.folder / "figures" / Path(figure.light).name if run and run.folder and figure else None
+def _hero(card: Card, knowledge: Knowledge) -> list[Path]:
+    """The files of the figure that a card shows first, the light and the dark one, if there is one."""
+    run, figure = knowledge.run(card.slug), knowledge.hero(card)
+    if run is None or run.folder is None or figure is None:
+        return []
+    return [run.folder / "figures" / Path(name).name for name in (figure.light, figure.dark)]
 
 
-def _jpeg(svg: str) -> bytes:
+def _thumbs(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
+    """The small pictures of each model with a hero, one for each scheme; by path below docs/."""
+    drawn = {
+        previews.thumb_path(card.slug, scheme): previews.thumb(figure, scheme, hero.suffix, hero.read_bytes())
+        for card in knowledge.cards
+        if (figure := knowledge.hero(card))
+        for scheme, hero in zip(SCHEMES, _hero(card, knowledge), strict=False)
+    }
+    library = version("vl-convert-python")
+    return {
+        path: kept_bytes(project, f"{library}\nthumb\n{svg}", functools.partial(_jpeg, svg, quality=50))
+        for path, svg in drawn.items()
+    }
+
+
+def _jpeg(svg: str, quality: int = 75) -> bytes:
     import vl_convert
 
-    return bytes(vl_convert.svg_to_jpeg(svg, quality=75))
+    return bytes(vl_convert.svg_to_jpeg(svg, quality=quality))
 
 
 def _charts(knowledge: Knowledge) -> Texts:

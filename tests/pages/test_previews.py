@@ -15,27 +15,44 @@ from scripts.evidence.knowledge import About
 from scripts.pages import previews
 from scripts.project import Project
 from scripts.site import render
+from scripts.site.gather import gather
 
 ABOUT = About(title="A <site>", summary="What it is about.")
 
 
 def test_a_model_with_a_hero_has_a_picture_and_every_other_page_that_of_the_site(ready: Project) -> None:
-    assert {path.name for path in (ready.docs / "previews").iterdir()} == {"alpha.jpg", "site.jpg"}
-    for path in (ready.docs / "previews").iterdir():
+    made = {path for path in (ready.docs / "previews").iterdir() if path.name.count(".") == 1}
+    assert {path.name for path in made} == {"alpha.jpg", "site.jpg"}
+    for path in made:
         assert path.read_bytes()[:3] == b"\xff\xd8\xff", "a JPEG"
         assert path.stat().st_size < 150_000
     assert 'image: "previews/alpha.jpg"' in (ready.docs / "models/alpha.md").read_text("utf-8")
     assert 'image: "previews/site.jpg"' in (ready.docs / "models/beta.md").read_text("utf-8")
 
 
+def test_a_tile_shows_the_whole_hero_in_a_file_of_its_size(ready: Project) -> None:
+    from PIL import Image
+
+    (hero,) = (gather(ready).hero(card) for card in gather(ready).cards if card.slug == "alpha")
+    made = sorted((ready.docs / "previews").glob("*.*.jpg"))
+    assert [path.name for path in made] == ["alpha.dark.jpg", "alpha.light.jpg"]
+    assert hero
+    for path in made:
+        with Image.open(path) as small:
+            assert small.width <= previews.THUMB[0]
+            assert small.height <= previews.THUMB[1]
+            assert small.width / small.height == pytest.approx(hero.width / hero.height, rel=0.1), "nothing is cut off"
+    assert 'src="../previews/alpha.light.jpg"' in (ready.docs / "models/index.md").read_text("utf-8")
+
+
 def test_a_picture_is_drawn_again_only_where_what_it_shows_changed(
     ran: Project, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr(render, "_jpeg", lambda svg: drawn.append(svg) or b"made")
+    monkeypatch.setattr(render, "_jpeg", lambda svg, **_: drawn.append(svg) or b"made")
     ran.kept.unlink()  # else what other tests drew is there
     command("render")
-    assert len(drawn) == 2
+    assert len(drawn) == 4, "the site's, the model's, and a small one for each scheme"
     drawn.clear()
     command("render")
     assert drawn == []

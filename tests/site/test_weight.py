@@ -1,0 +1,29 @@
+"""What a page weighs with all that it loads, compressed as a host sends it."""
+
+from __future__ import annotations
+
+import gzip
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import no_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
+
+
+@pytest.mark.parametrize(("path", "most"), [("", 100_000), ("models/", 500_000)])
+def test_a_page_with_its_pictures_is_light(path: str, most: int, page: Page, address: str, built: Path) -> None:
+    """Without the index of the search, which every page shares."""
+    loaded: set[str] = set()
+    page.on("request", lambda request: loaded.add(urllib.parse.urlparse(request.url).path.lstrip("/")))
+    page.goto(address + path, wait_until="networkidle")
+    for picture in page.locator("img[loading=lazy]:visible").all():
+        picture.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    files = [built / name / "index.html" if (built / name).is_dir() else built / name for name in loaded]
+    assert sum(len(gzip.compress(file.read_bytes())) for file in files if file.name != "search_index.json") <= most
