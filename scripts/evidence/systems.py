@@ -33,6 +33,11 @@ class Cost:
     counted: bool = False
     """Counted here, where no source prints it."""
 
+    @property
+    def told(self) -> str:
+        """`86 M`; what no source prints is marked as counted."""
+        return f"{self.printed}{' (counted)' if self.counted else ''}"
+
 
 def named(variant: str, framework: str | None) -> str:
     """`Swin-T in Cascade Mask R-CNN`; a variant in no framework by its name alone."""

@@ -11,7 +11,7 @@ from scripts.evidence.knowledge import Knowledge
 from scripts.evidence.verdicts import Judged
 from scripts.pages import pairs
 from scripts.pages.environment import template
-from scripts.pages.models import entry, size_range
+from scripts.pages.models import entry
 from scripts.pages.writer import Writer, common
 
 
@@ -20,15 +20,18 @@ def page(knowledge: Knowledge) -> str:
         entry(card, knowledge) | _compared(card, knowledge) | {"concept": _first_paragraph(card, knowledge)}
         for card in knowledge.cards
     ]
-    weighed = [(f"{a.name} or {b.name}", pairs.slug_of(a, b)) for a, b in pairs.pairs(knowledge)]
-    return template("compare.md.j2").render(common(knowledge, "../") | {"models": models, "pairs": weighed})
+    pages = pairs.pairs(knowledge)
+    weighed = [(f"{a.name} or {b.name}", pairs.slug_of(a, b)) for a, b in pages]
+    first = ",".join(card.slug for card in next(iter(pages), knowledge.cards[:2]))
+    return template("compare.md.j2").render(
+        common(knowledge, "../") | {"models": models, "pairs": weighed, "first": first}
+    )
 
 
 def _compared(card: Card, knowledge: Knowledge) -> dict[str, object]:
     """What the page Compare says of a model beside its entry in the grid."""
     return {
         "pros": _standing(knowledge.pros(card.slug)), "cons": _standing(knowledge.cons(card.slug)),
-        "macs": size_range(card, knowledge, "macs"),
     }  # fmt: skip
 
 

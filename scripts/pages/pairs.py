@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from scripts.cards.library import Library
 from scripts.cards.schema import Card
-from scripts.cards.vocabulary import Metric
 from scripts.evidence import terms
-from scripts.evidence.knowledge import Knowledge, own_numbers
-from scripts.evidence.published import Published, difference_text, differences
-from scripts.evidence.systems import SIZES, cost, measured_times
-from scripts.exports.choices import ALIKE
+from scripts.evidence.knowledge import Knowledge
+from scripts.evidence.published import Published, comparability
+from scripts.evidence.systems import SIZES, cost
+from scripts.exports.comparison import PLACE, timed
+from scripts.pages import beside
+from scripts.pages.beside import Beside
 from scripts.pages.environment import template
 from scripts.pages.previews import path_of
 from scripts.pages.systems import system_name, told
@@ -27,34 +32,40 @@ MOST_PAIRS = 300
 """Pages of pairs: they grow with the square of the number of models."""
 
 
+LEAST_ADVICE = 3
+"""So much of a model's general advice fills up what the cards say of the very pair."""
+
+
+Cards = tuple[Card, Card]
+
+
 @dataclass(frozen=True)
 class Side:
-    """The best figure of one model in a row, with the system that reaches it and what that costs."""
+    """The figure of one model in a row, with the system that it is of and what that costs."""
 
     printed: str
     system: str
-    parameters: str
-    macs: str
+    sizes: str
     table: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """A benchmark that both models have a figure on; `apart` names what else differs, `better` who is ahead."""
+    """Figures of both beside each other; `better` says who is ahead, `conditions` in what they agree or differ."""
 
     label: str
-    sides: tuple[Side, Side]
+    sides: tuple[Side, ...]
     better: int | None
-    apart: str
+    conditions: str
 
 
-def pairs(knowledge: Knowledge) -> tuple[tuple[Card, Card], ...]:
+def pairs(knowledge: Knowledge) -> tuple[Cards, ...]:
     """The pairs that a reader would weigh, the older model first; of very many models those of the newest."""
     return _pairs(knowledge.library)
 
 
 @functools.lru_cache(maxsize=2)
-def _pairs(library: Library) -> tuple[tuple[Card, Card], ...]:
+def _pairs(library: Library) -> tuple[Cards, ...]:
     newest = sorted(library.cards.values(), key=lambda card: (card.introduction.year, card.slug), reverse=True)
     shared = (
         (older, newer)
@@ -71,86 +82,136 @@ def slug_of(a: Card, b: Card) -> str:
 
 def page(a: Card, b: Card, knowledge: Knowledge) -> str:
     """The text of `compare/<a>-vs-<b>.md`."""
-    found = rows(a, b, knowledge)
-    models = [_model(card, knowledge) for card in (a, b)]
-    uses = terms.all_uses(knowledge)
+    found = beside.benchmarks(a, b, knowledge)
+    speeds = beside.speeds(a, b, found, knowledge)
+    uses, times = terms.all_uses(knowledge), _timed((a, b), knowledge)
     return template("pair.md.j2").render(
         common(knowledge, "../../") | {
             "here": f"compare/{slug_of(a, b)}/",
-            "models": models, "rows": found, "uses": uses, "times": _times(a, b, knowledge),
-            "sentences": [_accuracy((a, b), found), _terms((a, b), uses, knowledge)],
+            "models": [_model(card, other, knowledge) for card, other in ((a, b), (b, a))],
+            "rows": [_row(pair, knowledge) for pair in found], "uses": uses, "times": times,
+            "speeds": [_row(pair, knowledge) for pair in speeds],
+            "accuracy": _accuracy((a, b), found, knowledge), "often": _often((a, b), found),
+            "sentences": [_cost(found, speeds, times, knowledge), _terms((a, b), uses, knowledge)],
             "image": path_of(next((card.slug for card in (a, b) if knowledge.hero(card)), "site")),
             "shared": [task for task in a.tasks if task in b.tasks],
         }
     )  # fmt: skip
 
 
-def _model(card: Card, knowledge: Knowledge) -> dict[str, object]:
+def _model(card: Card, other: Card, knowledge: Knowledge) -> dict[str, object]:
     writer = Writer(knowledge, "../../", card, elsewhere=True)
     return {
-        "card": card, "hero": knowledge.hero(card), "prose": writer.prose,
+        "card": card, "hero": knowledge.hero(card), "prose": writer.prose, "advice": _advice(card, other, knowledge),
         "uses": terms.uses(card, knowledge), "partly": terms.partly(card, knowledge),
         "cons": [each for each in knowledge.cons(card.slug) if not (each.claim.corrected or each.claim.outdated)],
         "pros": [each for each in knowledge.pros(card.slug) if not (each.claim.corrected or each.claim.outdated)],
     }  # fmt: skip
 
 
-def rows(a: Card, b: Card, knowledge: Knowledge) -> list[Row]:
-    """The benchmarks of both, each with the best figure of each model, measured alike; headline metrics first."""
-    words = knowledge.library.vocabulary
-    best = [_best(card.slug, knowledge) for card in (a, b)]
-    found = []
-    for key in (each for each in best[0] if each in best[1]):
-        ours, theirs = best[0][key], best[1][key]
-        metric = words.metric(ours.metric)
-        where = " ".join(filter(None, [ours.conditions.dataset, ours.conditions.split]))
-        apart = difference_text(ours, theirs, [name for names in differences(ours, theirs, words) for name in names])
-        sides = tuple(_side(card, number, knowledge) for card, number in ((a, ours), (b, theirs)))
-        row = Row(f"{metric.label} on {where}", (sides[0], sides[1]), _better(ours, theirs, metric), apart)
-        found.append((not metric.headline, bool(apart), row.label, row))
-    return [row for *_, row in sorted(found, key=lambda each: each[:3])]
+def _advice(card: Card, other: Card, knowledge: Knowledge) -> list[Markup]:
+    """When to take a model: what the other one's card says of it first, then its own advice."""
+    here, there = (Writer(knowledge, "../../", each, elsewhere=True) for each in (card, other))
+    of_pair = [there.prose(each.when, inline=True) for each in other.avoid_when if each.choose == card.slug]
+    own = [here.prose(each.when, inline=True) for each in card.use_when]
+    return of_pair + own[: max(0, LEAST_ADVICE - len(of_pair))]
 
 
-@functools.lru_cache(maxsize=128)  # every card is in several pairs
-def _best(slug: str, knowledge: Knowledge) -> dict[tuple[str | None, ...], Published]:
-    """The best own figure of each benchmark, by metric and the conditions in which figures have to agree."""
-    words = knowledge.library.vocabulary
-    found: dict[tuple[str | None, ...], Published] = {}
-    for number in own_numbers(slug, knowledge):
-        metric, c = words.metric(number.metric), number.conditions
-        if metric.kind != "quality" or not c.dataset or number.independent:
-            continue
-        key = (number.metric, *(getattr(c, name) for name in ALIKE))
-        known = found.get(key)
-        if known is None or _better(number, known, metric) == 0:
-            found[key] = number
-    return found
+def _row(pair: Beside, knowledge: Knowledge) -> Row:
+    metrics = [knowledge.library.vocabulary.metric(number.metric) for number in pair.numbers]
+    label = " or ".join(dict.fromkeys(metric.label for metric in metrics)).capitalize()
+    if metrics[0].kind == "quality":
+        label = f"{metrics[0].label} on {beside.on(pair.numbers[0])}"
+    conditions = f"not ranked: {_differ(pair)}" if pair.apart else f"equal: {_equal(pair, knowledge)}"
+    return Row(label, tuple(_side(number, knowledge) for number in pair.numbers), pair.better, conditions)
 
 
-def _better(a: Published, b: Published, metric: Metric) -> int | None:
-    """0 or 1 for the better one, None for a draw."""
-    if a.quantity.value == b.quantity.value:
-        return None
-    return int((a.quantity.value < b.quantity.value) == (metric.better == "higher"))
+def _side(number: Published, knowledge: Knowledge) -> Side:
+    return Side(
+        _figure(number, knowledge), _system(number, knowledge), ", ".join(_sizes(number, knowledge)), number.table
+    )
 
 
-def _side(card: Card, number: Published, knowledge: Knowledge) -> Side:
-    sizes = [told(cost(knowledge, number, metric)) for metric in SIZES]
-    return Side(number.quantity.printed, system_name(card, number), sizes[0], sizes[1], number.table)
+def _system(number: Published, knowledge: Knowledge) -> str:
+    return system_name(knowledge.library.cards[number.card], number)
 
 
-def _accuracy(cards: tuple[Card, Card], found: list[Row]) -> str:
-    """Who is ahead where both were measured alike."""
+def _sizes(number: Published, knowledge: Knowledge) -> list[str]:
+    """`62 M parameters` and `193.9 G MACs` of the system that a number is of, as far as they are known."""
+    sizes = (
+        (told(cost(knowledge, number, metric)), name)
+        for metric, name in zip(SIZES, ("parameters", "MACs"), strict=True)
+    )
+    return [f"{size} {name}" for size, name in sizes if size]
+
+
+def _figure(number: Published, knowledge: Knowledge) -> str:
+    """`43 ms`, `20 images per second (50 ms each)`, and an accuracy as it is."""
+    metric, ms = knowledge.library.vocabulary.metric(number.metric), beside.ms_of(number)
+    if metric.kind != "speed":
+        return number.quantity.printed
+    each = f" ({ms:.3g} ms each)" if ms is not None and number.metric == "fps" else ""
+    return f"{number.quantity.printed} {metric.unit or metric.label.lower()}{each}"
+
+
+def _equal(pair: Beside, knowledge: Knowledge) -> str:
+    """The further conditions, in which both agree."""
+    given = comparability(pair.numbers[0], knowledge.library.vocabulary)
+    return ", ".join(f"{name} {text}" for name, text in given if name not in PLACE) or "all conditions that are told"
+
+
+def _differ(pair: Beside) -> str:
+    return f"{'; '.join(pair.apart)} {'differ' if len(pair.apart) > 1 else 'differs'}"
+
+
+def _accuracy(cards: Cards, found: list[Beside], knowledge: Knowledge) -> str:
+    """Who is ahead, where all conditions agree; else both figures and why they are not ranked."""
     if not found:
         return "No benchmark has a figure of both, so nothing published says which is the more accurate."
-    row = found[0]
-    ahead = "Both reach the same" if row.better is None else f"{cards[row.better].name} is ahead"
-    figures = " and ".join(f"{side.printed} with {side.system}" for side in row.sides)
-    apart = f" The two differ in {row.apart}." if row.apart else " All conditions that are told agree."
-    return f"{ahead} in {row.label}: {figures}.{apart}"
+    first = found[0]
+    where = f"{knowledge.library.vocabulary.metric(first.numbers[0].metric).label} on {beside.on(first.numbers[0])}"
+    figures = " and ".join(f"{each.quantity.printed} with {_system(each, knowledge)}" for each in first.numbers)
+    if first.apart:
+        return f"The best in {where}: {figures}. Not ranked: {_differ(first)}."
+    ahead = "Both reach the same" if first.better is None else f"{cards[first.better].name} is ahead"
+    return f"{ahead} in {where}: {figures}, under equal conditions ({_equal(first, knowledge)})."
 
 
-def _terms(cards: tuple[Card, Card], uses: list[str], knowledge: Knowledge) -> str:
+def _often(cards: Cards, found: list[Beside]) -> str:
+    """How often each is ahead, where there is more than one fair comparison."""
+    ahead = Counter(pair.better for pair in found if not pair.apart)
+    n = ahead.total()
+    often = [f"{card.name} is ahead in {'all' if ahead[side] == n else ahead[side]}" for side, card in enumerate(cards)
+             if ahead[side]]  # fmt: skip
+    return f"Of {n} comparisons under equal conditions {' and '.join(often)}." if n > 1 and often else ""
+
+
+def _cost(
+    found: list[Beside], speeds: list[Beside], times: Sequence[tuple[str, list[str]]], knowledge: Knowledge
+) -> str:
+    """What the systems of the first figures cost, and how fast the two are, as far as anything is known."""
+    sizes = [
+        f"{_system(each, knowledge)} has {' and '.join(_sizes(each, knowledge)) or 'no size that is told'}"
+        for pair in found[:1] for each in pair.numbers
+    ]  # fmt: skip
+    return " ".join([f"{'; '.join(sizes)}." if sizes else "", _speed(speeds, times, knowledge)]).strip()
+
+
+def _speed(speeds: list[Beside], times: Sequence[tuple[str, list[str]]], knowledge: Knowledge) -> str:
+    here = " Both were timed here at one input, see below." if times else ""
+    if not speeds:
+        return here.strip() or "No published time of both says which is the faster."
+    first = speeds[0]
+    figures = [f"{_figure(each, knowledge)} with {_system(each, knowledge)}" for each in first.numbers]
+    if first.apart:
+        return f"Published speed: {' and '.join(figures)}. Not ranked: {_differ(first)}.{here}"
+    faster = "" if first.better is None else f"; {_system(first.numbers[first.better], knowledge)} is the faster"
+    return (
+        f"Published speed under equal conditions ({_equal(first, knowledge)}): {' and '.join(figures)}{faster}.{here}"
+    )
+
+
+def _terms(cards: Cards, uses: list[str], knowledge: Knowledge) -> str:
     """What the licences allow of the one and not of the other."""
     allowed = [{use for use in uses if terms.uses(card, knowledge)[use] == "yes"} for card in cards]
     some = [card.name for card in cards if terms.partly(card, knowledge)]
@@ -165,22 +226,7 @@ def _listed(uses: list[str], allowed: set[str]) -> str:
     return ", ".join(use for use in uses if use in allowed)
 
 
-def _times(a: Card, b: Card, knowledge: Knowledge) -> list[tuple[str, list[str]]]:
-    """The times of both on each device that both were timed on, their fastest system first."""
-    found = [_fastest(card.slug, knowledge) for card in (a, b)]
-    return [(device, [each[device][1] for each in found]) for device in sorted(found[0].keys() & found[1].keys())]
-
-
-@functools.lru_cache(maxsize=128)
-def _fastest(slug: str, knowledge: Knowledge) -> dict[str, tuple[float, str]]:
-    """Milliseconds of the fastest system of a model, and what they are of, by device."""
-    found: dict[str, tuple[float, str]] = {}
-    for number in own_numbers(slug, knowledge):
-        for timed in measured_times(knowledge, number.system):
-            if timed.batch == 1 and timed.ms is not None:
-                threads = f", {timed.threads} threads" if timed.threads else ""
-                name = system_name(knowledge.library.cards[slug], number)
-                told_of = (timed.ms, f"{timed.ms:.3g} ms, {name} at {timed.input}")
-                device = f"{timed.device}{threads}, {timed.precision}"
-                found[device] = min(told_of, found.get(device, told_of))
-    return found
+def _timed(cards: Cards, knowledge: Knowledge) -> list[tuple[str, list[str]]]:
+    """What was timed here of both on one device at one input, all of it: nothing is chosen."""
+    found = [timed(card, knowledge) for card in cards]
+    return [(alike, [each[alike] for each in found]) for alike in found[0] if alike in found[1]]

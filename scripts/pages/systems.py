@@ -13,5 +13,5 @@ def system_name(card: Card, number: Published) -> str:
 
 
 def told(cost: Cost | None) -> str:
-    """`86 M`; what no source prints is marked as counted."""
-    return "" if cost is None else f"{cost.printed}{' (counted)' if cost.counted else ''}"
+    """`86 M (counted)`, or nothing where nothing is known."""
+    return cost.told if cost else ""
