@@ -11,7 +11,15 @@ from scripts.cards.problems import Problem, unknown
 
 def check_words(library: Library) -> Iterator[Problem]:
     """Every problem of their names: each leads to a card, a claim, a task, a metric or an axis that there is."""
-    for check in (_check_notes, _check_glossary, _check_sweeps, _check_figures, _check_benchmarks, _check_packaged):
+    for check in (
+        _check_notes,
+        _check_glossary,
+        _check_searches,
+        _check_sweeps,
+        _check_figures,
+        _check_benchmarks,
+        _check_packaged,
+    ):
         yield from check(library)
 
 
@@ -55,6 +63,13 @@ def _check_glossary(library: Library) -> Iterator[Problem]:
             prose.to_html(term.definition, lambda ref: ref)
         except ValueError as error:
             yield source.problem(("glossary", name, "definition"), str(error.args[0]))
+
+
+def _check_searches(library: Library) -> Iterator[Problem]:
+    for i, sought in enumerate(library.vocabulary.searches):
+        for k, slug in enumerate(sought.models):
+            where = ("searches", i, "models", k)
+            yield from unknown(library.word_sources["searches"], where, "card", slug, library.sources)
 
 
 def _check_figures(library: Library) -> Iterator[Problem]:
