@@ -84,7 +84,8 @@ def _copy_words(cards: Path, source: Path) -> None:
 
     for path in source.glob("_*.yml"):
         words = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
-        words.pop("notes", None)
+        for key in ("notes", "searches"):
+            words.pop(key, None)
         for term in words.get("glossary", {}).values():
             term["see"] = [*filter(there, term.get("see", []))]
         if "sweeps" in words:

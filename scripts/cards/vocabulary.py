@@ -33,6 +33,13 @@ class Term(Model):
     see: tuple[Slug, ...] = ()
 
 
+class Sought(Model):
+    """What readers type that is the name of no model, and the models that they look for."""
+
+    words: tuple[Name, ...] = Field(min_length=1)
+    models: tuple[Slug, ...] = Field(min_length=1)
+
+
 class NotePlace(Model):
     """Where a line of the notes went: a field of a card, or one of its claims."""
 
@@ -184,6 +191,7 @@ class Vocabulary(Model):
     tasks: dict[Name, Line] = Field(default_factory=dict)
     metrics: dict[Identifier, Metric] = Field(default_factory=dict)
     glossary: dict[Name, Term] = Field(default_factory=dict)
+    searches: tuple[Sought, ...] = ()
     notes: tuple[Note, ...] = ()
     licences: dict[Name, Permitted] = Field(default_factory=dict)
     datasets: dict[Name, Permitted] = Field(default_factory=dict)

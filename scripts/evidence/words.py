@@ -14,6 +14,7 @@ def check_words(library: Library) -> Iterator[Problem]:
     for check in (
         _check_notes,
         _check_glossary,
+        _check_searches,
         _check_sweeps,
         _check_figures,
         _check_benchmarks,
@@ -63,6 +64,13 @@ def _check_glossary(library: Library) -> Iterator[Problem]:
             prose.to_html(term.definition, lambda ref: ref)
         except ValueError as error:
             yield source.problem(("glossary", name, "definition"), str(error.args[0]))
+
+
+def _check_searches(library: Library) -> Iterator[Problem]:
+    for i, sought in enumerate(library.vocabulary.searches):
+        for k, slug in enumerate(sought.models):
+            where = ("searches", i, "models", k)
+            yield from unknown(library.word_sources["searches"], where, "card", slug, library.sources)
 
 
 def _check_figures(library: Library) -> Iterator[Problem]:

@@ -73,6 +73,11 @@ def one_word(text: str) -> str:
     return re.sub(r"\W", "", text)
 
 
+def topic(text: str) -> str:
+    """The tag of what a page answers though it is not called so; find.js adds it to a query of just these words."""
+    return f"topic{one_word(text)}".lower()
+
+
 def short(value: float | None) -> str:
     """Three significant digits, without an exponent for everyday sizes."""
     if value is None:

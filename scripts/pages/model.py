@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scripts.cards.numbers import Cite, Conditions, Row, Variant
 from scripts.cards.schema import Card
 from scripts.cards.values import si
-from scripts.cards.vocabulary import Metric
+from scripts.cards.vocabulary import Metric, Vocabulary
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge, difference
 from scripts.evidence.published import Published, index, own_size
@@ -20,7 +20,7 @@ from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
 from scripts.pages import checkpoints, pairs, photographs, runs_in_words
-from scripts.pages.environment import one_word, ordered, short, template
+from scripts.pages.environment import one_word, ordered, short, template, topic
 from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
 from scripts.pages.previews import path_of
@@ -161,9 +161,21 @@ def conditions_text(conditions: Conditions) -> str:
     return ", ".join([*([place] if place else []), *rest])
 
 
-def searched(card: Card) -> list[str]:
-    """What the search finds a model by beside its page: its name in one word, and what else it is called."""
-    return list(dict.fromkeys([one_word(card.name), *card.also_called]))
+def searched(card: Card, words: Vocabulary) -> list[str]:
+    """What the search finds a model by beside its page: its name in one word, what else it is called, and its topics."""
+    names = dict.fromkeys([one_word(card.name), *card.also_called])
+    return [*names, *map(topic, card.tasks), *_sought(card, words)]
+
+
+def _sought(card: Card, words: Vocabulary) -> list[str]:
+    """The tags of what readers look for in a card, more often the earlier it stands among the models: that ranks them."""
+    asked = [each for each in words.searches if card.slug in each.models]
+    return [
+        topic(word)
+        for each in asked
+        for word in each.words
+        for _ in range(len(each.models) - each.models.index(card.slug))
+    ]
 
 
 def page(card: Card, knowledge: Knowledge) -> str:
@@ -177,7 +189,8 @@ def page(card: Card, knowledge: Knowledge) -> str:
     sides = _sides(card, knowledge)
     return template("model.md.j2").render(
         common(knowledge, "../../", card) | {
-            "card": card, "intro": card.introduction, "searched": searched(card), "run": run, "record": record,
+            "card": card, "intro": card.introduction, "searched": searched(card, knowledge.library.vocabulary),
+            "run": run, "record": record,
             "figures": figures, "hero": hero, "image": path_of(card.slug if hero else "site"),
             "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
             "runs_in_words": functools.partial(runs_in_words.findings, knowledge=knowledge),

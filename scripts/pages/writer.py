@@ -104,7 +104,7 @@ class Writer:
         return Markup(f'<a class="cite" href="{page}#ref-{key}">{escape(family)}{more}, {reference.year}</a>')
 
     def source(self, cite: Cite) -> Markup:
-        return Markup(f"[{self.cite(cite.reference)}: {escape(cite.where)}]")
+        return Markup(f"<span data-search-exclude>[{self.cite(cite.reference)}: {escape(cite.where)}]</span>")
 
     def place(self, finding: Finding) -> Markup:
         """Where a finding's numbers stand: of this card as a citation, of another as a link to its table."""

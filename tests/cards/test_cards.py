@@ -124,6 +124,8 @@ def test_a_sweep_is_of_a_card_and_names_one_of_its_claims(
          "2:22: unknown metric 'AQ', did you mean 'AP'?"),
         ("_choose.yml", "serves:\n  boxes and masks: [object detektion]\n",
          "2:21: unknown task 'object detektion', did you mean 'object detection'?"),
+        ("_searches.yml", "searches:\n  - {words: [real-time], models: [alhpa]}\n",
+         "2:35: unknown card 'alhpa', did you mean 'alpha'?"),
     ],
 )  # fmt: skip
 def test_shared_words_name_what_there_is(file: str, text: str, told: str, tiny: Project, command: Command) -> None:

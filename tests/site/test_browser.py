@@ -121,8 +121,6 @@ def test_a_filter_finds_what_a_table_says_in_a_title_only(page: Page, address: s
 
 def test_search_finds_a_model(page: Page, address: str) -> None:
     page.goto(address)
-    ready = page.locator(".md-search-result__meta", has_text="Type to start searching")
-    ready.wait_for(state="attached", timeout=20_000)  # what is typed before the index is there gives no result
     page.keyboard.press("/")
     page.locator("input.md-search__input").press_sequentially("swin shifted windows")  # the theme listens to keys
     first = page.locator(".md-search-result__link").first
@@ -244,11 +242,11 @@ def test_a_chart_can_be_explored_without_a_foreign_request(page: Page, address: 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, page: Page, address: str) -> None:
-    weight: dict[str, int] = {}  # compressed, as hosts send them; the search index is by far the largest part
+    weight: dict[str, int] = {}  # compressed, as hosts send them
     page.on("response", lambda response: weight.setdefault(response.url, len(gzip.compress(response.body()))))
     page.goto(address + TEMPLATES[template], wait_until="networkidle")
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
-    assert sum(told.values()) <= 500_000, told
+    assert sum(told.values()) <= (150_000 if template == "home" else 500_000), told
 
 
 @pytest.mark.parametrize(
