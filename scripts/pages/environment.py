@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from scripts.cards import prose
+from scripts.cards.releases import licence_name
 from scripts.cards.schema import Reference
 from scripts.cards.values import si
 from scripts.evidence.runs import interval
@@ -110,16 +111,6 @@ def _appeared(reference: Reference) -> str:
     return venue if re.search(r"\b(19|20)\d\d\b", venue) else f"{venue}, {reference.year}".removeprefix(", ")
 
 
-def _licence(spdx: str) -> str:
-    """`not stated` for LicenseRef-NotStated, `SAM-License (custom)`, `none published`; an SPDX id as it is."""
-    if spdx == "none":
-        return "none published"
-    custom = spdx.removeprefix("LicenseRef-")
-    if custom == spdx:
-        return spdx
-    return "not stated" if custom == "NotStated" else f"{custom} (custom)"
-
-
 def _trim(text: str, end: str) -> str:
     return text.strip().rstrip(end)
 
@@ -150,7 +141,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "basename": posixpath.basename, "trim": _trim,
         "short": short, "si": si, "band": band, "plain": prose.to_text, "slugify": slugify,
-        "authors": _authors, "appeared": _appeared, "licence": _licence, "heading": _heading,
+        "authors": _authors, "appeared": _appeared, "licence": licence_name, "heading": _heading,
     }  # fmt: skip
     return environment
 

@@ -16,6 +16,7 @@ from conftest import ROOT
 from published import CARDS, CHECKPOINTS, LIBRARY, checkpoint
 from snapshots_of_all import WRITERS
 
+from scripts.cards.releases import licence_name
 from scripts.checkpoints import trying
 from scripts.checkpoints.attempt import refused
 from scripts.checkpoints.found import Attempt, Found, Prompt, Thing
@@ -23,7 +24,6 @@ from scripts.checkpoints.options import add_options
 from scripts.checkpoints.pictures import open_picture
 from scripts.checkpoints.report import Tried, page, tried
 from scripts.checkpoints.sizes import download
-from scripts.pages import environment
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -327,7 +327,7 @@ def test_licences_are_named_as_on_the_site_and_only_what_is_drawn_has_a_colour(p
     for spdx in ("LicenseRef-NotStated", "LicenseRef-SAM", "none", "MIT"):
         of = tried("Model", each, spdx, Attempt("a/b", found, "", "cpu", 1, 20, 300))
         text = page("picture", open_picture(photograph), [of], Prompt(), random=False)
-        assert f"weights: {environment._licence(spdx)}<" in text
+        assert f"weights: {licence_name(spdx)}<" in text
         assert "LicenseRef" not in text
         assert re.findall(r"class=mark[^>]*></span> (\w+)", text) == ["drawn"]
 
