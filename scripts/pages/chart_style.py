@@ -60,6 +60,6 @@ def config(colours: Scheme, columns: int = 4) -> dict[str, object]:
     return {
         "font": "DejaVu Sans, Verdana, sans-serif",
         "axis": {**text, "gridColor": colours["grid"], "domainColor": colours["muted"], "tickColor": colours["muted"]},
-        "legend": {**text, "orient": "bottom", "columns": columns, "symbolSize": 90},
+        "legend": {**text, "orient": "bottom", "columns": columns, "symbolSize": 90, "symbolOpacity": 1},
         "view": {"stroke": None},
     }

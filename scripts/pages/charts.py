@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scripts.cards.vocabulary import Metric
@@ -22,7 +22,13 @@ from scripts.pages.systems import system_name
 from scripts.pages.writer import common
 
 TITLES = {"parameters": "Parameters", "macs": "MACs"}
-WIDTH, HEIGHT = 600, 340
+PLOT = (600, 340)
+"""Pixels of the plot; labels and legend come to it."""
+AXES = (50, 43)
+"""Pixels that come to the plot for the axes with their titles."""
+LEGEND_COLUMNS, LEGEND_ROW = 4, 20
+NARROW_PLOT, NARROW_WIDTH = (270, 250), 328
+"""On a phone the plot keeps about so much of a picture of this width, which has a legend of one column."""
 LEAST_MODELS, LEAST_POINTS = 2, 5
 """Fewer are better read in a table."""
 FRONTIER = 3
@@ -69,10 +75,20 @@ class Chart:
         """Names of the models, in the order of their colours."""
         return sorted({point["model"] for point in self.points})
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture in pixels, legend included."""
+        return PLOT[0] + AXES[0], PLOT[1] + AXES[1] + LEGEND_ROW * -(-len(self.models) // LEGEND_COLUMNS)
+
+    @property
+    def narrow_size(self) -> tuple[int, int]:
+        """The same of the picture for a phone."""
+        return NARROW_WIDTH, NARROW_PLOT[1] + 60 + LEGEND_ROW * len(self.models)
+
     @functools.cached_property
-    def names(self) -> dict[Side, list[Named]]:
-        """The names of the points beside which there is room."""
-        return placed(self.points, self.domain, (WIDTH, HEIGHT))
+    def names(self) -> Callable[[bool], dict[Side, list[Named]]]:
+        """The names of the points beside which there is room, in the narrow picture or in the other."""
+        return functools.cache(lambda narrow: placed(self.points, self.domain, NARROW_PLOT if narrow else PLOT))
 
     @property
     def domain(self) -> tuple[list[float], list[float]]:
@@ -178,8 +194,8 @@ def frontiers(chart: Chart) -> Iterator[dict[str, object]]:
                 yield {"x": point["x"], "y": point["y"], "group": conditions}
 
 
-def specification(chart: Chart, scheme: str) -> dict[str, object]:
-    """The chart in Vega-Lite. Domains leave room around all points, so that none is cut off."""
+def specification(chart: Chart, scheme: str, narrow: bool = False) -> dict[str, object]:
+    """The chart in Vega-Lite, or that for a phone. Domains leave room around all points, so that none is cut off."""
     colours, (across, up) = SCHEMES[scheme], chart.domain
     x = {
         "field": "x", "type": "quantitative", "title": chart.axis, "scale": {"type": "log", "domain": across, "nice": False},
@@ -190,29 +206,36 @@ def specification(chart: Chart, scheme: str) -> dict[str, object]:
         "scale": {"domain": up, "nice": False, "zero": False},
     }  # fmt: skip
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": WIDTH, "height": HEIGHT, "background": None,
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json", "background": None, **_size(chart, narrow),
         "data": {"values": [dict(each) for each in chart.points]},
         "encoding": {"x": x, "y": y},
-        "layer": [*_joined(chart, colours), _dots(chart, colours), *_labelled(chart, colours)],
-        "config": config(colours),
+        "layer": [*_joined(chart, colours), _dots(chart, colours), *_labelled(chart, colours, narrow)],
+        "config": config(colours, columns=1 if narrow else LEGEND_COLUMNS),
     }  # fmt: skip
+
+
+def _size(chart: Chart, narrow: bool) -> dict[str, object]:
+    if not narrow:
+        return dict(zip(("width", "height"), PLOT, strict=True))
+    width, height = chart.narrow_size
+    return {"width": width, "height": height, "autosize": {"type": "fit", "contains": "padding"}}
 
 
 def _joined(chart: Chart, colours: Scheme) -> list[dict[str, object]]:
     """Lines between the sizes of one design, and the frontiers."""
-    stroke = {"field": "model", "type": "nominal", "scale": _colours(chart, colours), "legend": None}
     sizes: dict[str, object] = {
         "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
-        "encoding": {"stroke": stroke, "detail": {"field": "line"}},
+        "encoding": {"color": _coloured(chart, colours), "detail": {"field": "line"}},
     }
     dashed = {"type": "line", "strokeWidth": 1, "strokeDash": [5, 4], "color": colours["muted"]}
     edge = {"data": {"values": list(frontiers(chart))}, "mark": dashed, "encoding": {"detail": {"field": "group"}}}
     return [sizes, edge]
 
 
-def _colours(chart: Chart, colours: Scheme) -> dict[str, object]:
-    return {"domain": chart.models, "range": colours["colours"][: len(chart.models)]}
+def _coloured(chart: Chart, colours: Scheme) -> dict[str, object]:
+    """The colour of each model, of lines and dots alike: where one of them has no legend, neither has the other."""
+    scale = {"domain": chart.models, "range": colours["colours"][: len(chart.models)]}
+    return {"field": "model", "type": "nominal", "title": None, "scale": scale}
 
 
 def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
@@ -221,7 +244,7 @@ def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
     return {
         "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "cursor": "pointer"},
         "encoding": {
-            "color": {**model, "scale": _colours(chart, colours)},
+            "color": _coloured(chart, colours),
             "shape": {**model, "scale": {"domain": chart.models, "range": shapes}},
             "href": {"field": "href"},
             "tooltip": [
@@ -235,9 +258,9 @@ def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
     }
 
 
-def _labelled(chart: Chart, colours: Scheme) -> Iterator[dict[str, object]]:
+def _labelled(chart: Chart, colours: Scheme, narrow: bool) -> Iterator[dict[str, object]]:
     """The names of the points beside which there is room, one layer for each side."""
-    for side, texts in chart.names.items():
+    for side, texts in chart.names(narrow).items():
         mark = {
             "type": "text",
             "fontSize": 10,

@@ -149,6 +149,7 @@ def _charts(knowledge: Knowledge) -> Texts:
     for chart in made:
         for scheme in SCHEMES:
             files[f"charts/{chart.name}.{scheme}.svg"] = drawn(specification(chart, scheme))
+            files[f"charts/{chart.name}.narrow.{scheme}.svg"] = drawn(specification(chart, scheme, narrow=True))
     for drawing in drawings(knowledge):
         for scheme, file in (("light", drawing.light), ("dark", drawing.dark)):
             files[f"figures/{drawing.folder}/{file}"] = drawn(drawing.specification(scheme))

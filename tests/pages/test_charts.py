@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+import vl_convert
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from scripts.cards.library import load_library
 from scripts.evidence.knowledge import Knowledge
 from scripts.pages import model
 from scripts.pages.chart_style import SCHEMES, room, ticks
-from scripts.pages.charts import HEIGHT, WIDTH, Chart, charts, explorable, frontiers, specification
+from scripts.pages.charts import PLOT, Chart, charts, explorable, frontiers, specification
 from scripts.pages.labels import placed, width
 from scripts.project import Project
 
@@ -67,7 +68,7 @@ def layer(spec: dict[str, Any], mark: str, channel: str) -> dict[str, Any]:
 def test_no_two_models_of_a_chart_share_a_colour(drawn: list[Chart], scheme: str) -> None:
     for chart in drawn:
         spec = specification(chart, scheme)
-        for channel, of in (("color", layer(spec, "point", "color")), ("stroke", layer(spec, "line", "stroke"))):
+        for channel, of in (("color", layer(spec, "point", "color")), ("stroke", layer(spec, "line", "color"))):
             scale = of["encoding"][channel]["scale"]
             assert scale["domain"] == chart.models
             assert len(set(scale["range"])) == len(scale["domain"]), f"{chart.name}: Vega repeats a short range"
@@ -94,6 +95,30 @@ def test_every_colour_can_be_seen_on_the_page_and_told_from_the_others(scheme: s
     assert len({colour.lower() for colour in colours}) == len(colours)
     assert contrast(SCHEMES[scheme]["ink"], page) >= 4.5
     assert contrast(SCHEMES[scheme]["muted"], page) >= 4.5
+
+
+# legends
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_legend_names_each_model_and_the_picture_has_the_size_that_its_page_keeps_for_it(
+    narrow: bool, drawn: list[Chart]
+) -> None:
+    chart = max(drawn, key=lambda chart: len(chart.models))
+    svg = vl_convert.vegalite_to_svg(specification(chart, "light", narrow))
+    assert svg.count("role-legend-label") >= 1
+    legend = svg.partition("role-legend-label")[2]
+    assert [model for model in chart.models if f">{model}<" not in legend] == []
+    size = re.search(r'width="(\d+)" height="(\d+)"', svg)
+    assert size is not None
+    wanted = chart.narrow_size if narrow else chart.size
+    assert [int(side) for side in size.groups()] == pytest.approx(wanted, abs=4)
+
+
+def test_on_a_phone_names_stay_within_the_narrow_plot(drawn: list[Chart]) -> None:
+    for chart in drawn:
+        assert sum(map(len, chart.names(True).values())) <= sum(map(len, chart.names(False).values()))
+        assert chart.narrow_size[0] <= 328, "what 360 px leave for a picture"
 
 
 # axes
@@ -153,12 +178,12 @@ def boxes(chart_points: Any, domain: Any, width_of: Any) -> tuple[list[tuple[str
 
     def at(point: Any) -> tuple[float, float]:
         (left, right), (low, high) = domain
-        x = WIDTH * (math.log(point["x"]) - math.log(left)) / (math.log(right) - math.log(left))
-        return x, HEIGHT * (1 - (point["y"] - low) / (high - low))
+        x = PLOT[0] * (math.log(point["x"]) - math.log(left)) / (math.log(right) - math.log(left))
+        return x, PLOT[1] * (1 - (point["y"] - low) / (high - low))
 
     dots = [(x - 4.7, y - 4.7, x + 4.7, y + 4.7) for x, y in map(at, chart_points)]  # a circle of area 70
     labels = []
-    for side, texts in placed(chart_points, domain, (WIDTH, HEIGHT)).items():
+    for side, texts in placed(chart_points, domain, PLOT).items():
         for text in texts:
             x, y = at(text)
             wide = width_of(text["label"])
@@ -177,7 +202,7 @@ def test_no_label_covers_a_point_or_another_label(points: Any) -> None:
     labels, dots = boxes(points, domain, width)
     assert not any(covers(a, b) for (_, a), (_, b) in itertools.combinations(labels, 2))
     assert not any(covers(box, dot) for _, box in labels for dot in dots)
-    assert all(min(box) >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT for _, box in labels)
+    assert all(min(box) >= 0 and box[2] <= PLOT[0] and box[3] <= PLOT[1] for _, box in labels)
     assert {text for text, _ in labels} <= {point["label"] for point in points}
     assert len({text for text, _ in labels}) == len(labels), "a name is written once"
 
@@ -200,9 +225,7 @@ def test_no_name_is_wider_than_it_is_taken_for(text: str) -> None:
 
 def test_a_lonely_point_has_its_label() -> None:
     point = {"x": 10.0, "y": 50.0, "label": "Alone"}
-    assert [text for texts in placed([point], ([1, 100], [0, 100]), (WIDTH, HEIGHT)).values() for text in texts] == [
-        point
-    ]
+    assert [text for texts in placed([point], ([1, 100], [0, 100]), PLOT).values() for text in texts] == [point]
 
 
 # points
@@ -266,7 +289,7 @@ def test_a_line_joins_the_sizes_of_one_design_under_equal_conditions(backbones: 
     assert line_of(chart, "Gamma-T", 50.4) != line_of(chart, "Gamma-T", 51.5), "another input"
     assert line_of(chart, "Delta-T", 49.9) != line_of(chart, "Delta-S", 51.9), "no design is given"
     for scheme in SCHEMES:
-        assert layer(specification(chart, scheme), "line", "stroke")["encoding"]["detail"] == {"field": "line"}
+        assert layer(specification(chart, scheme), "line", "color")["encoding"]["detail"] == {"field": "line"}
 
 
 def test_no_line_of_our_charts_joins_two_designs_or_two_sets_of_conditions(
