@@ -68,7 +68,7 @@ def layer(spec: dict[str, Any], mark: str, channel: str) -> dict[str, Any]:
 def test_no_two_models_of_a_chart_share_a_colour(drawn: list[Chart], scheme: str) -> None:
     for chart in drawn:
         spec = specification(chart, scheme)
-        for channel, of in (("color", layer(spec, "point", "color")), ("stroke", layer(spec, "line", "color"))):
+        for channel, of in (("color", layer(spec, "point", "color")), ("color", layer(spec, "line", "color"))):
             scale = of["encoding"][channel]["scale"]
             assert scale["domain"] == chart.models
             assert len(set(scale["range"])) == len(scale["domain"]), f"{chart.name}: Vega repeats a short range"
