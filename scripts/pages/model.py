@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from scripts.cards.vocabulary import Metric, Vocabulary
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge, difference
 from scripts.evidence.published import Published, index, own_size
-from scripts.evidence.systems import SIZES, cost
+from scripts.evidence.systems import SIZES, cost, measured_times, times
 from scripts.evidence.verdicts import Judged, Verdict
 from scripts.exports.bibtex import bibtex
 from scripts.exports.json_ld import json_ld
@@ -72,7 +73,18 @@ def _headline(card: Card, knowledge: Knowledge) -> str | None:
     where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
     costs = [told(found) for what in SIZES if (found := cost(knowledge, best, what))]
     reached = f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''}"
-    return " · ".join([reached, system_name(card, best), *costs])
+    return " · ".join([reached, system_name(card, best), *costs, *_time(best, knowledge)])
+
+
+def _time(number: Published, knowledge: Knowledge) -> list[str]:
+    """How fast its system is: as published on a device that is named, else as timed here; nothing if neither is known."""
+    for time in times(knowledge, number):
+        device = ", ".join(filter(None, [time.conditions.hardware, time.conditions.precision]))
+        if time.conditions.hardware:
+            metric = knowledge.library.vocabulary.metric(time.metric)
+            return [f"{time.quantity.printed} {metric.unit or metric.label.lower()} on {device}"]
+    here = (timed for timed in measured_times(knowledge, number.system) if timed.ms and timed.batch == 1)
+    return [f"{short(timed.ms)} ms on {timed.device}, timed here" for timed in itertools.islice(here, 1)]
 
 
 def _with_unit(number: Published, metric: Metric) -> str:

@@ -17,7 +17,7 @@ from scripts.cards.library import load_library
 from scripts.cards.vocabulary import Permitted, SideBySide
 from scripts.evidence import terms
 from scripts.evidence.knowledge import Knowledge
-from scripts.evidence.published import published
+from scripts.evidence.published import numbers_of, published
 from scripts.exports import choices, comparison
 from scripts.pages import detectors, example, lineage, model, numbers
 from scripts.pages.cells import notebook
@@ -320,3 +320,25 @@ def test_a_seed_that_failed_is_told_as_undefined_and_counts_nowhere(tiny: Projec
     assert told["example"]["results"]["second"]["mean"] is None
     assert told["pros"][0]["findings"]["run"] == "inconclusive"
     assert told["pros"][0]["shown"]["holds"] is None
+
+
+def test_a_models_headline_says_how_fast_its_system_is_on_a_device_that_the_source_names(knowledge: Knowledge) -> None:
+    timed = re.compile(r"(\S+) (ms|images per second) on (.+)")
+    told = {card.slug: str(model._headline(card, knowledge)).split(" · ") for card in knowledge.cards}
+    found = {slug: match for slug, parts in told.items() if (match := timed.fullmatch(parts[-1]))}
+    assert len(found) > 10
+    for slug, match in found.items():
+        numbers = [number for number in numbers_of(knowledge.library, slug) if number.metric in ("latency", "fps")]
+        said = [
+            (n.quantity.printed, n.conditions.hardware)
+            for n in numbers
+            if n.system.variant in told_variants(slug, told, knowledge)
+        ]
+        assert (match[1], match[3].partition(", ")[0]) in said, f"{slug}: a time of another system"
+
+
+def told_variants(slug: str, told: dict[str, list[str]], knowledge: Knowledge) -> set[str]:
+    """Keys of the variants of a card whose name the headline begins a part with."""
+    return {
+        key for key, variant in knowledge.library.cards[slug].variants.items() if told[slug][1].startswith(variant.name)
+    }
