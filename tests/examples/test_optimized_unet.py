@@ -240,4 +240,4 @@ def test_published_weights_are_refused_since_there_are_none() -> None:
 
     with pytest.raises(SystemExit, match="loads no published weights"):
         Run.start("optimized-unet", pretrained=False, argv=["--weights", "pretrained", "--device", "cpu"])
-    assert 'Run.start(\n        "optimized-unet", pretrained=False' in Path(ou.__file__).read_text("utf-8")
+    assert 'Run.start("optimized-unet", pretrained=False' in Path(ou.__file__).read_text("utf-8")
