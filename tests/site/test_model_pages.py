@@ -32,7 +32,7 @@ SEEN = """() => {
   const names = nodes("[id^=result-] code").map((each) => each.textContent).filter((name) => name.includes("_"));
   const link = (each) => each?.querySelector(".report");
   const reported = (each) => link(each.closest(".scroll, li[id], figure"))
-    ?? link(each.closest("[id^=experiment-]")?.querySelector(":scope > .scale:has(.report)")) ?? link(each.previousElementSibling);
+    ?? each.closest("[id^=experiment-]")?.querySelector(":scope > .scale > .report") ?? link(each.previousElementSibling);
   return { ...seen,
     cut: all(".scroll .caption", (each) => each.getBoundingClientRect().width > each.closest(".scroll").clientWidth + 1),
     unreported: all("table.data, figure.plot, .claims li[id], .photographs", (each) => !reported(each)),
