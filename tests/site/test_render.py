@@ -79,7 +79,7 @@ def edit_something(project: Project, choice: random.Random, step: int) -> None:
 
 def test_a_benchmark_that_two_models_no_longer_share_takes_its_chart_away(chain: Project) -> None:
     charts = [name for name in rendered(chain) if name.startswith("charts/ap-")]
-    assert len(charts) == 2 * 3, "for parameters and MACs: the data, and a picture for each scheme"
+    assert len(charts) == 2 * 5, "for parameters and MACs: the data, and two pictures for each scheme, one for a phone"
     for i in range(1, 6):
         edit(chain.cards / f"model-{i}.yml", "split: val2017", f"split: part {i}")
     assert [name for name in rendered(chain) if name.startswith("charts/ap-")] == []
