@@ -219,7 +219,9 @@ def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
         if told:
             of = truth.reached(card.slug, told[2], float(told[1]))
             assert of, told[0]
-            sizes = [each for each in told[3].split(" · ")[1:] if " on " not in each]  # a time is looked at in test_views
+            sizes = [
+                each for each in told[3].split(" · ")[1:] if " on " not in each
+            ]  # a time is looked at in test_views
             yield from (Joined("chips", of, SIZES, value(each)) for each in sizes)
 
 
