@@ -208,7 +208,8 @@ def in_csv(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
                 yield Joined("csv", (row.of,), (metric,), float(entry[f"system_{metric}"]))
 
 
-CHIP = re.compile(r"^([0-9.]+)%? .*? · (.*?)((?: · [0-9.]+ [kMGT](?: \(counted\))?)*)$")
+SIZE, TIME = r" · [0-9.]+ [kMGT](?: \(counted\))?", r" · [0-9.,]+ (?:ms|images per second) on .*"
+CHIP = re.compile(rf"^([0-9.]+)%? .*? · (.*?)((?:{SIZE})*)(?:{TIME})?$")  # the time is looked at in test_views
 
 
 def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
@@ -219,10 +220,7 @@ def in_chips(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
         if told:
             of = truth.reached(card.slug, told[2], float(told[1]))
             assert of, told[0]
-            sizes = [
-                each for each in told[3].split(" · ")[1:] if " on " not in each
-            ]  # a time is looked at in test_views
-            yield from (Joined("chips", of, SIZES, value(each)) for each in sizes)
+            yield from (Joined("chips", of, SIZES, value(each)) for each in told[3].split(" · ")[1:])
 
 
 def in_api(knowledge: Knowledge, truth: Truth) -> Iterator[Joined]:
