@@ -297,6 +297,22 @@ def test_a_run_without_the_benchmark_or_its_picture_is_no_detector(knowledge: Kn
         assert detectors.groups(with_records(knowledge, detr=other), WORDS) == []
 
 
+def test_a_measure_that_no_seed_defines_leaves_its_place_empty(knowledge: Knowledge) -> None:
+    words = knowledge.library.vocabulary.side_by_side
+    assert words is not None
+    names = [*words.measures, *words.stresses]
+    made = record(
+        {name: result(20, 22) for name in names} | {names[-1]: result(None, None)},
+        figures=(words.figure,), name=words.experiment, data="3,000 scenes", steps=400, parameters=1000,
+    )  # fmt: skip
+    (row,) = re.findall(
+        r"<tr><th scope=\"row\">.*?</tr>", detectors.page(with_records(knowledge, detr=made)).partition("###")[2]
+    )
+    cells = re.findall(r"<td class=\"number\">(.*?)</td>", row)
+    assert (len(cells), cells[-2]) == (len(words.stresses) + 1, "")
+    assert all("20 to 22" in cell for cell in cells[:-2])
+
+
 # runs
 
 
