@@ -85,6 +85,18 @@ class Published:
     def ref(self) -> str:
         return f"{self.card}/{self.variant}/{self.table}/{self.metric}"
 
+    @property
+    def on(self) -> str:
+        """`COCO val2017`."""
+        return " ".join(filter(None, [self.conditions.dataset, self.conditions.split]))
+
+    @property
+    def ms(self) -> float | None:
+        """A time per image in milliseconds, if it is one: of images that come one after the other, a rate is a time."""
+        if self.metric == "fps" and self.conditions.batch == "1":
+            return 1000 / self.quantity.value
+        return self.quantity.value if self.metric == "latency" else None
+
     @functools.cached_property
     def given(self) -> Mapping[str, str]:
         """The conditions that are stated, by name."""
@@ -205,8 +217,11 @@ def differences(a: Published, b: Published, words: Vocabulary) -> tuple[list[str
 
     A different metric forbids it, under the name `metric`.
     """
-    if a.metric != b.metric:
-        return ["metric"], []
+    return (["metric"], []) if a.metric != b.metric else condition_differences(a, b, words)
+
+
+def condition_differences(a: Published, b: Published, words: Vocabulary) -> tuple[list[str], list[str]]:
+    """The same of two metrics that measure one thing, as a time and a rate: by the conditions that matter to the first."""
     kind = words.metric(a.metric).kind
     matter = compared(a.metric, words)
     differing = [n for n in matter if getattr(a.conditions, n) != getattr(b.conditions, n)]

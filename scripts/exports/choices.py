@@ -170,9 +170,8 @@ def _times(row: Sequence[Published], knowledge: Knowledge) -> dict[str, float]:
     for number in row[:1]:
         for time in times(knowledge, number):
             c = time.conditions
-            if c.hardware and c.batch == "1":
-                ms = time.quantity.value if time.metric == "latency" else 1000 / time.quantity.value
-                found.setdefault(", ".join(filter(None, [c.hardware, c.precision])), ms)
+            if c.hardware and c.batch == "1" and time.ms is not None:
+                found.setdefault(", ".join(filter(None, [c.hardware, c.precision])), time.ms)
         for timed in measured_times(knowledge, number.system):
             if timed.batch == 1 and timed.ms is not None:
                 threads = f", {timed.threads} threads" if timed.threads else ""

@@ -138,8 +138,7 @@ def _metafile_results(card: Card, numbers: list[Published], knowledge: Knowledge
     """One result per table and dataset."""
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for number in numbers:
-        dataset = " ".join(filter(None, [number.conditions.dataset, number.conditions.split]))
-        groups.setdefault((number.table, dataset), {})[knowledge.library.vocabulary.metric(number.metric).label] = (
+        groups.setdefault((number.table, number.on), {})[knowledge.library.vocabulary.metric(number.metric).label] = (
             number.quantity.value
         )
     task = card.tasks[0].title()

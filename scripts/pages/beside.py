@@ -6,17 +6,20 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from scripts.cards.schema import Card
 from scripts.cards.vocabulary import Vocabulary
 from scripts.evidence.knowledge import Knowledge, own_numbers
-from scripts.evidence.published import Published, comparability, difference_text, differences
+from scripts.evidence.published import Published, comparability, condition_differences, difference_text
 from scripts.evidence.systems import is_one
 from scripts.exports.choices import ALIKE
 
 SPEEDS = ("fps", "latency")
 """Metrics of how fast a model answers; the others of their kind are of training."""
 
+MEASURE, NO_DEVICE = "another measure", "no device"
+"""What differs beside the conditions of cards."""
 
 Pair = tuple[Published, Published]
 
@@ -42,21 +45,9 @@ def benchmarks(a: Card, b: Card, knowledge: Knowledge) -> list[Beside]:
 
     def order(pair: Beside) -> tuple[object, ...]:
         metric, best = words.metric(pair.numbers[0].metric), max(_worth(number, words) for number in pair.numbers)
-        return bool(pair.apart), not metric.headline, metric.label, on(pair.numbers[0]), -best
+        return bool(pair.apart), not metric.headline, metric.label, pair.numbers[0].on, -best
 
     return sorted(found, key=order)
-
-
-def on(number: Published) -> str:
-    """`COCO val2017`."""
-    return " ".join(filter(None, [number.conditions.dataset, number.conditions.split]))
-
-
-def ms_of(number: Published) -> float | None:
-    """A time per image: one after the other, a rate is a time."""
-    if number.metric == "fps" and number.conditions.batch == "1":
-        return 1000 / number.quantity.value
-    return number.quantity.value if number.metric == "latency" else None
 
 
 @functools.lru_cache(maxsize=128)  # every card is in several pairs
@@ -92,6 +83,22 @@ def _best(numbers: Iterable[Published], words: Vocabulary) -> dict[tuple[object,
     return found
 
 
+class Timed(NamedTuple):
+    """A published time with what puts it among the others.
+
+    Attributes:
+        number: the time.
+        rows: the benchmarks beside which it stands that have its system.
+        place: how accurate its system is among the model's own, 0 for the most accurate.
+        worth: the more, the faster.
+    """
+
+    number: Published
+    rows: frozenset[int]
+    place: int
+    worth: float
+
+
 def speeds(a: Card, b: Card, about: Sequence[Beside], knowledge: Knowledge) -> list[Beside]:
     """Published times of both: one pair for each group whose conditions agree; else one that is not ranked.
 
@@ -99,31 +106,37 @@ def speeds(a: Card, b: Card, about: Sequence[Beside], knowledge: Knowledge) -> l
     are ranked: of other systems the smaller would win.
     """
     words = knowledge.library.vocabulary
-    ours, theirs = (_speeds(card.slug, knowledge) for card in (a, b))
-    accurate = [_by_accuracy(card.slug, about, side, knowledge) for side, card in enumerate((a, b))]
+    ours_all, theirs_all = (_timed(card.slug, about, side, knowledge) for side, card in enumerate((a, b)))
 
-    def order(pair: Pair) -> tuple[object, ...]:
-        apart = _apart(*pair, words)
-        ranks = map(_place, pair, accurate)
-        return bool(apart), _row(pair, about), sum(ranks), [-_worth(n, words) for n in pair], len(apart)
+    def order(pair: tuple[Timed, Timed]) -> tuple[object, ...]:
+        ours, theirs = pair
+        unlike, row = _unlike(ours.number, theirs.number, words), min(ours.rows & theirs.rows, default=len(about))
+        return bool(unlike), row, ours.place + theirs.place, -ours.worth, -theirs.worth, len(unlike)
 
-    pairs = sorted(itertools.product(ours, theirs), key=order)
     alike: dict[tuple[object, ...], Beside] = {}
-    for pair in itertools.takewhile(lambda pair: not _apart(*pair, words), pairs):
-        one_row = _row(pair, about) < len(about)
-        found = _beside(pair, words)
-        alike.setdefault(comparability(pair[0], words), found if one_row else replace(found, better=None))
-    return list(alike.values()) or [_beside(pair, words) for pair in pairs[:1]]
+    pairs = sorted(itertools.product(ours_all, theirs_all), key=order)
+    for ours, theirs in pairs:
+        found = _beside((ours.number, theirs.number), words)
+        if found.apart:
+            return list(alike.values()) or [found]  # and all that follow are apart, too
+        of_one_row = ours.rows & theirs.rows
+        alike.setdefault(comparability(ours.number, words), found if of_one_row else replace(found, better=None))
+    return list(alike.values())
 
 
-def _speeds(slug: str, knowledge: Knowledge) -> list[Published]:
-    return [each for each in own_numbers(slug, knowledge) if each.metric in SPEEDS and not each.independent]
-
-
-def _row(pair: Pair, about: Sequence[Beside]) -> int:
-    """The first of the benchmarks that both times have the systems of."""
-    rows = (i for i, each in enumerate(about) if all(map(_of_one_system, pair, each.numbers)))
-    return next(rows, len(about))
+def _timed(slug: str, about: Sequence[Beside], side: int, knowledge: Knowledge) -> list[Timed]:
+    """A model's own published times."""
+    words, accurate = knowledge.library.vocabulary, _by_accuracy(slug, about, side, knowledge)
+    return [
+        Timed(
+            number,
+            frozenset(i for i, each in enumerate(about) if is_one(number.system, each.numbers[side].system)),
+            next((i for i, each in enumerate(accurate) if is_one(number.system, each.system)), len(accurate)),
+            _worth(number, words),
+        )
+        for number in own_numbers(slug, knowledge)
+        if number.metric in SPEEDS and not number.independent
+    ]
 
 
 def _by_accuracy(slug: str, about: Sequence[Beside], side: int, knowledge: Knowledge) -> list[Published]:
@@ -133,33 +146,28 @@ def _by_accuracy(slug: str, about: Sequence[Beside], side: int, knowledge: Knowl
     return sorted(of_first, key=lambda number: _worth(number, words), reverse=True)
 
 
-def _place(number: Published, among: Sequence[Published]) -> int:
-    """Of the first figure that is of the number's system."""
-    return next((i for i, each in enumerate(among) if _of_one_system(number, each)), len(among))
-
-
-def _of_one_system(a: Published, b: Published) -> bool:
-    return is_one(a.system, b.system)
-
-
 def _beside(numbers: Pair, words: Vocabulary) -> Beside:
     """Two figures with what differs, or else who is ahead."""
-    apart = _apart(*numbers, words)
-    times = [ms_of(number) for number in numbers]
+    apart = [_in_words(*numbers, name, words) for name in _unlike(*numbers, words)]
+    times = [number.ms for number in numbers]
     worths = [-ms for ms in times if ms is not None] if None not in times else [_worth(n, words) for n in numbers]
     better = None if apart or worths[0] == worths[1] else int(worths[0] < worths[1])
     return Beside(numbers, tuple(apart), better)
 
 
-def _apart(a: Published, b: Published, words: Vocabulary) -> list[str]:
-    """What differs: none where two figures may be ranked."""
-    labels = [words.metric(number.metric).label.lower() for number in (a, b)]
-    other = a.metric != b.metric and None in (ms_of(a), ms_of(b))
-    forbidding, acknowledged = differences(a, replace(b, metric=a.metric), words)
-    unlike = [f"measure ({labels[0]} against {labels[1]})"] if other else []
-    if a.metric in SPEEDS and not (a.conditions.hardware or b.conditions.hardware):
-        unlike.append("hardware (not given of either)")  # a time on an unknown device ranks with no other
-    return unlike + [difference_text(a, b, [name]) for name in (*forbidding, *acknowledged)]
+def _unlike(a: Published, b: Published, words: Vocabulary) -> list[str]:
+    """Names of what differs: none where two figures may be ranked. A time on an unknown device ranks with no other."""
+    measure = [MEASURE] if a.metric != b.metric and None in (a.ms, b.ms) else []
+    device = [NO_DEVICE] if a.metric in SPEEDS and not (a.conditions.hardware or b.conditions.hardware) else []
+    forbidding, acknowledged = condition_differences(a, b, words)
+    return [*measure, *device, *forbidding, *acknowledged]
+
+
+def _in_words(a: Published, b: Published, name: str, words: Vocabulary) -> str:
+    """What differs under a name, with both sides of it."""
+    if name == MEASURE:
+        return f"measure ({' against '.join(words.metric(number.metric).label.lower() for number in (a, b))})"
+    return "hardware (not given of either)" if name == NO_DEVICE else difference_text(a, b, [name])
 
 
 def _worth(number: Published, words: Vocabulary) -> float:

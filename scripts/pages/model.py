@@ -26,7 +26,7 @@ from scripts.pages.figures import anatomy
 from scripts.pages.models import size_range
 from scripts.pages.previews import path_of
 from scripts.pages.scaling import sweep_view
-from scripts.pages.systems import system_name, told
+from scripts.pages.systems import speed, system_name, told
 from scripts.pages.writer import common
 
 MOST_LEADING = 3
@@ -70,9 +70,8 @@ def _headline(card: Card, knowledge: Knowledge) -> str | None:
     same = [n for n in quality if (n.metric, n.table) == (first.metric, first.table)]
     metric = words.metric(first.metric)
     best = (max if metric.better == "higher" else min)(same, key=lambda n: n.quantity.value)
-    where = " ".join(filter(None, [best.conditions.dataset, best.conditions.split]))
     costs = [told(found) for what in SIZES if (found := cost(knowledge, best, what))]
-    reached = f"{_with_unit(best, metric)} {metric.label}{' on ' + where if where else ''}"
+    reached = f"{_with_unit(best, metric)} {metric.label}{' on ' + best.on if best.on else ''}"
     return " · ".join([reached, system_name(card, best), *costs, *_time(best, knowledge)])
 
 
@@ -81,8 +80,7 @@ def _time(number: Published, knowledge: Knowledge) -> list[str]:
     for time in times(knowledge, number):
         device = ", ".join(filter(None, [time.conditions.hardware, time.conditions.precision]))
         if time.conditions.hardware:
-            metric = knowledge.library.vocabulary.metric(time.metric)
-            return [f"{time.quantity.printed} {metric.unit or metric.label.lower()} on {device}"]
+            return [f"{speed(time, knowledge.library.vocabulary.metric(time.metric))} on {device}"]
     here = (timed for timed in measured_times(knowledge, number.system) if timed.ms and timed.batch == 1)
     return [f"{short(timed.ms)} ms on {timed.device}, timed here" for timed in itertools.islice(here, 1)]
 

@@ -21,7 +21,7 @@ from scripts.pages import beside
 from scripts.pages.beside import Beside
 from scripts.pages.environment import template
 from scripts.pages.previews import path_of
-from scripts.pages.systems import system_name, told
+from scripts.pages.systems import speed, system_name, told
 from scripts.pages.writer import Writer, common
 
 LEADING_TASKS = 2
@@ -121,7 +121,7 @@ def _row(pair: Beside, knowledge: Knowledge) -> Row:
     metrics = [knowledge.library.vocabulary.metric(number.metric) for number in pair.numbers]
     label = " or ".join(dict.fromkeys(metric.label for metric in metrics)).capitalize()
     if metrics[0].kind == "quality":
-        label = f"{metrics[0].label} on {beside.on(pair.numbers[0])}"
+        label = f"{metrics[0].label} on {pair.numbers[0].on}"
     conditions = f"not ranked: {_differ(pair)}" if pair.apart else f"equal: {_equal(pair, knowledge)}"
     return Row(label, tuple(_side(number, knowledge) for number in pair.numbers), pair.better, conditions)
 
@@ -147,11 +147,11 @@ def _sizes(number: Published, knowledge: Knowledge) -> list[str]:
 
 def _figure(number: Published, knowledge: Knowledge) -> str:
     """`43 ms`, `20 images per second (50 ms each)`, and an accuracy as it is."""
-    metric, ms = knowledge.library.vocabulary.metric(number.metric), beside.ms_of(number)
+    metric = knowledge.library.vocabulary.metric(number.metric)
     if metric.kind != "speed":
         return number.quantity.printed
-    each = f" ({ms:.3g} ms each)" if ms is not None and number.metric == "fps" else ""
-    return f"{number.quantity.printed} {metric.unit or metric.label.lower()}{each}"
+    each = f" ({number.ms:.3g} ms each)" if number.ms is not None and number.metric == "fps" else ""
+    return f"{speed(number, metric)}{each}"
 
 
 def _equal(pair: Beside, knowledge: Knowledge) -> str:
@@ -169,7 +169,7 @@ def _accuracy(cards: Cards, found: list[Beside], knowledge: Knowledge) -> str:
     if not found:
         return "No benchmark has a figure of both, so nothing published says which is the more accurate."
     first = found[0]
-    where = f"{knowledge.library.vocabulary.metric(first.numbers[0].metric).label} on {beside.on(first.numbers[0])}"
+    where = f"{knowledge.library.vocabulary.metric(first.numbers[0].metric).label} on {first.numbers[0].on}"
     figures = " and ".join(f"{each.quantity.printed} with {_system(each, knowledge)}" for each in first.numbers)
     if first.apart:
         return f"The best in {where}: {figures}. Not ranked: {_differ(first)}."

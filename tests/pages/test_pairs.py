@@ -57,7 +57,9 @@ def test_nobody_is_ahead_where_conditions_differ(knowledge: Knowledge, weighed: 
             if row.better is not None:
                 ranked += 1
                 assert apart(*row.numbers, knowledge) == []
-                assert len({number.metric for number in row.numbers}) == 1 or None not in map(beside.ms_of, row.numbers)
+                assert len({number.metric for number in row.numbers}) == 1 or None not in [
+                    number.ms for number in row.numbers
+                ]
     assert ranked > 30
 
 
@@ -112,8 +114,8 @@ def test_a_rate_is_a_time_only_one_image_after_the_other(knowledge: Knowledge) -
     for number in rates:
         alone = replace(number, conditions=number.conditions.model_copy(update={"batch": "1"}))
         many = replace(number, conditions=number.conditions.model_copy(update={"batch": "8"}))
-        assert beside.ms_of(alone) == pytest.approx(1000 / number.quantity.value)
-        assert beside.ms_of(many) is None
+        assert alone.ms == pytest.approx(1000 / number.quantity.value)
+        assert many.ms is None
 
 
 def test_what_a_card_says_of_the_other_model_stands_first_on_the_page_of_both(
