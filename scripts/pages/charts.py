@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from scripts.cards.vocabulary import Metric
@@ -86,9 +86,14 @@ class Chart:
         return NARROW_WIDTH, NARROW_PLOT[1] + 60 + LEGEND_ROW * len(self.models)
 
     @functools.cached_property
-    def names(self) -> Callable[[bool], dict[Side, list[Named]]]:
-        """The names of the points beside which there is room, in the narrow picture or in the other."""
-        return functools.cache(lambda narrow: placed(self.points, self.domain, NARROW_PLOT if narrow else PLOT))
+    def names(self) -> dict[Side, list[Named]]:
+        """The names of the points beside which there is room."""
+        return placed(self.points, self.domain, PLOT)
+
+    @functools.cached_property
+    def narrow_names(self) -> dict[Side, list[Named]]:
+        """The same in the picture for a phone."""
+        return placed(self.points, self.domain, NARROW_PLOT)
 
     @property
     def domain(self) -> tuple[list[float], list[float]]:
@@ -110,8 +115,7 @@ def charts(knowledge: Knowledge) -> list[Chart]:
     for card in knowledge.cards:
         for number in own_numbers(card.slug, knowledge):
             if words.metric(number.metric).headline and number.conditions.dataset and not number.independent:
-                on = " ".join(filter(None, [number.conditions.dataset, number.conditions.split]))
-                found.setdefault((number.metric, on), []).append(number)
+                found.setdefault((number.metric, number.on), []).append(number)
     made = [
         _chart(words.metric(metric), on, axis, points, len(numbers) - len(points))
         for (metric, on), numbers in sorted(found.items())
@@ -197,6 +201,7 @@ def frontiers(chart: Chart) -> Iterator[dict[str, object]]:
 def specification(chart: Chart, scheme: str, narrow: bool = False) -> dict[str, object]:
     """The chart in Vega-Lite, or that for a phone. Domains leave room around all points, so that none is cut off."""
     colours, (across, up) = SCHEMES[scheme], chart.domain
+    names = chart.narrow_names if narrow else chart.names
     x = {
         "field": "x", "type": "quantitative", "title": chart.axis, "scale": {"type": "log", "domain": across, "nice": False},
         "axis": {"format": "~s", "values": ticks(*across), "labelOverlap": True},
@@ -209,7 +214,7 @@ def specification(chart: Chart, scheme: str, narrow: bool = False) -> dict[str, 
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json", "background": None, **_size(chart, narrow),
         "data": {"values": [dict(each) for each in chart.points]},
         "encoding": {"x": x, "y": y},
-        "layer": [*_joined(chart, colours), _dots(chart, colours), *_labelled(chart, colours, narrow)],
+        "layer": [*_joined(chart, colours), _dots(chart, colours), *_labelled(names, colours)],
         "config": config(colours, columns=1 if narrow else LEGEND_COLUMNS),
     }  # fmt: skip
 
@@ -239,13 +244,12 @@ def _coloured(chart: Chart, colours: Scheme) -> dict[str, object]:
 
 
 def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
-    model = {"field": "model", "type": "nominal", "title": None}
-    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(chart.models))]
+    colour, shapes = _coloured(chart, colours), [SHAPES[i % len(SHAPES)] for i in range(len(chart.models))]
     return {
         "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "cursor": "pointer"},
         "encoding": {
-            "color": _coloured(chart, colours),
-            "shape": {**model, "scale": {"domain": chart.models, "range": shapes}},
+            "color": colour,
+            "shape": {**colour, "scale": {"domain": chart.models, "range": shapes}},
             "href": {"field": "href"},
             "tooltip": [
                 {"field": "variant", "title": "system"},
@@ -258,9 +262,9 @@ def _dots(chart: Chart, colours: Scheme) -> dict[str, object]:
     }
 
 
-def _labelled(chart: Chart, colours: Scheme, narrow: bool) -> Iterator[dict[str, object]]:
-    """The names of the points beside which there is room, one layer for each side."""
-    for side, texts in chart.names(narrow).items():
+def _labelled(names: Mapping[Side, Sequence[Named]], colours: Scheme) -> Iterator[dict[str, object]]:
+    """The names of points, one layer for each side."""
+    for side, texts in names.items():
         mark = {
             "type": "text",
             "fontSize": 10,

@@ -68,8 +68,8 @@ def layer(spec: dict[str, Any], mark: str, channel: str) -> dict[str, Any]:
 def test_no_two_models_of_a_chart_share_a_colour(drawn: list[Chart], scheme: str) -> None:
     for chart in drawn:
         spec = specification(chart, scheme)
-        for channel, of in (("color", layer(spec, "point", "color")), ("color", layer(spec, "line", "color"))):
-            scale = of["encoding"][channel]["scale"]
+        for mark in ("point", "line"):
+            scale = layer(spec, mark, "color")["encoding"]["color"]["scale"]
             assert scale["domain"] == chart.models
             assert len(set(scale["range"])) == len(scale["domain"]), f"{chart.name}: Vega repeats a short range"
 
@@ -117,7 +117,7 @@ def test_a_legend_names_each_model_and_the_picture_has_the_size_that_its_page_ke
 
 def test_on_a_phone_names_stay_within_the_narrow_plot(drawn: list[Chart]) -> None:
     for chart in drawn:
-        assert sum(map(len, chart.names(True).values())) <= sum(map(len, chart.names(False).values()))
+        assert sum(map(len, chart.narrow_names.values())) <= sum(map(len, chart.names.values()))
         assert chart.narrow_size[0] <= 328, "what 360 px leave for a picture"
 
 
