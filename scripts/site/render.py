@@ -20,6 +20,7 @@ from scripts.pages.chart_style import SCHEMES
 from scripts.pages.charts import charts, explorable, specification
 from scripts.pages.figures import drawings
 from scripts.project import Project
+from scripts.runs.record import Figure
 from scripts.site.kept import kept, kept_bytes, version
 
 PICTURES = "figures/photographs/"
@@ -41,7 +42,7 @@ def render(project: Project, knowledge: Knowledge, jobs: int = 1) -> int:
     written = call_all([functools.partial(_write, project, make) for make in makers.values()], jobs)
     written.append(_write(project, functools.partial(_charts, knowledge)))  # its library outlives no fork
     changed = sum(write(project.docs / path, file.read_bytes()) for path, file in figures.items())
-    pictures = _previews(project, knowledge) | _thumbs(project, knowledge)
+    pictures = _previews(project, knowledge)
     changed += sum(write(project.docs / path, picture) for path, picture in pictures.items())
     paths = {*figures, *pictures, *(path for made, _ in written for path in made)}
     return changed + sum(count for _, count in written) + delete_orphans(project.docs, paths)
@@ -94,42 +95,38 @@ def _figures(knowledge: Knowledge) -> dict[str, Path]:
 
 
 def _previews(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
-    """The picture of the site and of each model with a hero, for where links to them are shared; by path below docs/."""
-    drawn = {"site": previews.of_site(knowledge.about)}
+    """The picture of the site and of each model with a hero, for where links to them are shared, and for tiles a small one in
+    each scheme; by path below docs/."""
+    shared, small = {previews.path_of("site"): previews.of_site(knowledge.about)}, {}
     for card in knowledge.cards:
-        for hero in _hero(card, knowledge)[:1]:
-            drawn[card.slug] = previews.of_card(card, knowledge.about, hero.suffix, hero.read_bytes())
-    library = version("vl-convert-python")
+        if figure := knowledge.hero(card):
+            for scheme, file in _files_of(card, figure, knowledge).items():
+                end, drawn = file.suffix, file.read_bytes()
+                small[previews.thumb_path(card.slug, scheme)] = previews.thumb(figure, scheme, end, drawn)
+                if scheme == "light":
+                    shared[previews.path_of(card.slug)] = previews.of_card(card, knowledge.about, end, drawn)
+    return _jpegs(project, shared, quality=75) | _jpegs(project, small, quality=50)
+
+
+def _files_of(card: Card, figure: Figure, knowledge: Knowledge) -> dict[str, Path]:
+    """Where a figure of a card's run lies, by scheme."""
+    run = knowledge.run(card.slug)
+    files = (
+        [run.folder / "figures" / Path(name).name for name in (figure.light, figure.dark)] if run and run.folder else []
+    )
+    return dict(zip(SCHEMES, files, strict=False))
+
+
+def _jpegs(project: Project, drawn: Mapping[str, str], quality: int) -> dict[str, bytes]:
+    """SVGs as JPEG, by path."""
+    made_with = f"{version('vl-convert-python')}\n{quality}"
     return {
-        previews.path_of(slug): kept_bytes(project, f"{library}\n{svg}", functools.partial(_jpeg, svg))
-        for slug, svg in drawn.items()
-    }
-
-
-def _hero(card: Card, knowledge: Knowledge) -> list[Path]:
-    """The files of the figure that a card shows first, the light and the dark one, if there is one."""
-    run, figure = knowledge.run(card.slug), knowledge.hero(card)
-    if run is None or run.folder is None or figure is None:
-        return []
-    return [run.folder / "figures" / Path(name).name for name in (figure.light, figure.dark)]
-
-
-def _thumbs(project: Project, knowledge: Knowledge) -> dict[str, bytes]:
-    """The small pictures of each model with a hero, one for each scheme; by path below docs/."""
-    drawn = {
-        previews.thumb_path(card.slug, scheme): previews.thumb(figure, scheme, hero.suffix, hero.read_bytes())
-        for card in knowledge.cards
-        if (figure := knowledge.hero(card))
-        for scheme, hero in zip(SCHEMES, _hero(card, knowledge), strict=False)
-    }
-    library = version("vl-convert-python")
-    return {
-        path: kept_bytes(project, f"{library}\nthumb\n{svg}", functools.partial(_jpeg, svg, quality=50))
+        path: kept_bytes(project, f"{made_with}\n{svg}", functools.partial(_jpeg, svg, quality=quality))
         for path, svg in drawn.items()
     }
 
 
-def _jpeg(svg: str, quality: int = 75) -> bytes:
+def _jpeg(svg: str, quality: int) -> bytes:
     import vl_convert
 
     return bytes(vl_convert.svg_to_jpeg(svg, quality=quality))
