@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import runpy
 import sys
 import time
@@ -14,7 +13,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+
 from lab import training
+from lab.machine import peak_memory
 from lab.options import SEEDS
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -53,11 +55,8 @@ def rehearse(slug: str, out: Path) -> dict[str, float]:
     with patches[0], patches[1], contextlib.suppress(_Counted):
         runpy.run_path(arguments[0], run_name="__main__")
     whole = {"seeds": 1, "seconds": round(time.process_time() - began), "steps": 0, "kernels": 0, "gflop": 0}
-    return (counted or whole) | {"memory_gb": round(_peak_bytes() / 1e9, 1)}
-
-
-def _peak_bytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_memory(torch.device("cpu"))["peak_memory_mb"] or 0
+    return (counted or whole) | {"memory_gb": round(peak / 1e3, 1)}
 
 
 if __name__ == "__main__":

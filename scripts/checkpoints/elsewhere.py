@@ -12,7 +12,8 @@ from collections.abc import Callable
 from scripts.cards.releases import Checkpoint, Output
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """As it stands in a program."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -24,7 +25,7 @@ def _zoo(checkpoint: Checkpoint) -> list[str] | None:
     return [
         "from torch import from_numpy",
         f"from {checkpoint.load.library} import data, model_zoo",
-        f"model = model_zoo.get({_quoted(checkpoint.load.name)}, trained=True).eval().requires_grad_(False)",
+        f"model = model_zoo.get({quoted(checkpoint.load.name)}, trained=True).eval().requires_grad_(False)",
         'picture = data.detection_utils.read_image("picture.jpg", format="BGR")',
         "small = data.transforms.ResizeShortestEdge(800, 1333).get_transform(picture).apply_image(picture)",
         f'found = model([{{"image": from_numpy(small.transpose(2, 0, 1).copy()), {size}}}])[0]',
@@ -69,8 +70,8 @@ def _openmmlab(
             f"# in {folder or ''}{' of ' if folder else ''}a clone of {repository or own}",
             f"from {checkpoint.load.library}.apis import inference_{kind}, init_{kind}",
             *([CUSTOM[folder]] if folder else []),
-            f"config = {_quoted(config)}",
-            f"weights = {_quoted(weights)}",
+            f"config = {quoted(config)}",
+            f"weights = {quoted(weights)}",
             f'model = init_{kind}(config, weights, device="cpu")',
             f'found = inference_{kind}(model, "picture.jpg")',
             *ends(checkpoint),
@@ -102,7 +103,7 @@ def _ultralytics(checkpoint: Checkpoint) -> list[str] | None:
     return [
         "# ultralytics is under AGPL-3.0, and so are its weights",
         "from ultralytics import YOLO",
-        f"model = YOLO({_quoted(checkpoint.load.name)})",
+        f"model = YOLO({quoted(checkpoint.load.name)})",
         'found = model("picture.jpg")[0]',
         f"print({ULTRALYTICS_ENDS[checkpoint.output]})",
     ]
@@ -122,7 +123,7 @@ def _depth_anything_3(checkpoint: Checkpoint) -> list[str]:
     return [
         "# the package is installed from a clone of its repository",
         f"from {checkpoint.load.class_.rpartition('.')[0]} import {checkpoint.load.class_.rpartition('.')[2]}",
-        f"model = {checkpoint.load.class_.rpartition('.')[2]}.from_pretrained({_quoted(checkpoint.load.name)})",
+        f"model = {checkpoint.load.class_.rpartition('.')[2]}.from_pretrained({quoted(checkpoint.load.name)})",
         'found = model.inference(["picture.jpg"])',
         'print("depth", found.depth.shape, "from", found.depth.min(), "to", found.depth.max())',
     ]
@@ -158,7 +159,7 @@ def _totalsegmentator(checkpoint: Checkpoint) -> list[str]:
     return [
         f"from {module} import {function}",
         "from totalsegmentator.nifti_ext_header import load_multilabel_nifti",
-        f'{function}("ct.nii.gz", "labels.nii.gz", ml=True, task={_quoted(checkpoint.load.name)}, device="cpu")',
+        f'{function}("ct.nii.gz", "labels.nii.gz", ml=True, task={quoted(checkpoint.load.name)}, device="cpu")',
         'labels, names = load_multilabel_nifti("labels.nii.gz")',
         "print(labels.shape, names)",
     ]

@@ -5,12 +5,11 @@ A snippet is made of what the card says of the checkpoint: library, class, name 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 
 from scripts.cards.releases import Checkpoint, Output
-from scripts.checkpoints.elsewhere import MAKERS
+from scripts.checkpoints.elsewhere import MAKERS, quoted
 from scripts.checkpoints.ways import Way
 
 MOST_LINES = 8
@@ -46,17 +45,13 @@ def is_run_here(checkpoint: Checkpoint) -> bool:
     return checkpoint.load.library in LIBRARIES
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _transformers(checkpoint: Checkpoint) -> list[str] | None:
     if checkpoint.output in CLIPS:
         return CLIPS[checkpoint.output](checkpoint)
     if checkpoint.output not in ON_A_PICTURE:
         return None
     processor = processor_of(checkpoint)
-    name = _quoted(checkpoint.load.name)
+    name = quoted(checkpoint.load.name)
     trusted = ", trust_remote_code=True" if brings_code(checkpoint) else ""
     return [
         f"from transformers import {processor}, {checkpoint.load.class_}",
@@ -191,7 +186,7 @@ ON_A_PICTURE: dict[Output, Callable[[Checkpoint], list[str]]] = {
 
 def _head_of_a_clip(checkpoint: Checkpoint) -> list[str]:
     processor, model = processor_of(checkpoint), checkpoint.load.class_
-    name = _quoted(checkpoint.load.name)
+    name = quoted(checkpoint.load.name)
     return [
         "from glob import glob",
         f"from transformers import {processor}, {model}",
@@ -238,7 +233,7 @@ def _masks_of_a_clip(checkpoint: Checkpoint) -> list[str]:
             "input_points=[[[[200, 150]]]], input_labels=[[[1]]])"
         )
         masks = "processor.post_process_masks([found.pred_masks], [[session.video_height, session.video_width]])[0]"
-    name = _quoted(checkpoint.load.name)
+    name = quoted(checkpoint.load.name)
     return [
         "import glob",
         "import transformers",
@@ -266,7 +261,7 @@ def _timm(checkpoint: Checkpoint) -> list[str] | None:
         "import timm",
         "from PIL import Image, ImageOps",
         UPRIGHT,
-        f"model = timm.create_model({_quoted(checkpoint.load.name)}, pretrained=True).eval().requires_grad_(False)",
+        f"model = timm.create_model({quoted(checkpoint.load.name)}, pretrained=True).eval().requires_grad_(False)",
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
     ]
     if checkpoint.output == "features":
@@ -342,13 +337,13 @@ def _monai(checkpoint: Checkpoint) -> list[str] | None:
     """A bundle of MONAI brings its own reading and preprocessing of volumes, and writes a map of labels for each."""
     if checkpoint.output != "labels of a volume":
         return None
-    name, folder = _quoted(checkpoint.load.name), f"bundles/{checkpoint.load.name}"
+    name, folder = quoted(checkpoint.load.name), f"bundles/{checkpoint.load.name}"
     return [
         "from glob import glob",
         "from monai.bundle import ConfigWorkflow, download",
         f'download(name={name}, bundle_dir="bundles")',
-        f'places = {{"bundle_root": {_quoted(folder)}, "datalist": ["ct.nii.gz"], "output_dir": "labels"}}',
-        f'bundle = ConfigWorkflow({_quoted(folder + "/configs/inference.json")}, workflow_type="infer", **places)',
+        f'places = {{"bundle_root": {quoted(folder)}, "datalist": ["ct.nii.gz"], "output_dir": "labels"}}',
+        f'bundle = ConfigWorkflow({quoted(folder + "/configs/inference.json")}, workflow_type="infer", **places)',
         "bundle.initialize()",
         "bundle.run()",
         'print(glob("labels/**/*.nii.gz", recursive=True))',

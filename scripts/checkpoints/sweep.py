@@ -42,16 +42,23 @@ def wanted(cards: Mapping[str, Card], shard: int = 0, of: int = 1) -> dict[str, 
         f"{slug}/{key}": lines
         for slug, card in sorted(cards.items())
         for key, checkpoint in card.checkpoints.items()
-        if (lines := snippet(checkpoint)) and is_open(checkpoint)
+        if (lines := snippet(checkpoint)) and left_out(checkpoint) is None
     }
     return dict(list(found.items())[shard::of])
 
 
-def is_open(checkpoint: Checkpoint) -> bool:
-    """Whether anyone can run it on a picture or on frames, without running code that someone put beside the weights."""
-    return is_run_here(checkpoint) and not (
-        checkpoint.gated or brings_code(checkpoint) or checkpoint.output == OF_VOLUMES
-    )
+def left_out(checkpoint: Checkpoint) -> str | None:
+    """Why the weekly run leaves the snippet of a checkpoint out, in a sentence; None if it runs it."""
+    if not is_run_here(checkpoint):
+        library = checkpoint.load.library
+        return f"Not run here: {library} is not among the packages of this project. A test runs the lines on stand-ins for it."
+    if checkpoint.gated:
+        return "It needs your consent at the hub, so the weekly run with the real weights leaves it out."
+    if brings_code(checkpoint):
+        return "It runs code that lies beside the weights, which needs your consent, so the weekly run leaves it out."
+    if checkpoint.output == OF_VOLUMES:
+        return "Not run each week: no volume of its kind comes with the packages of this project."
+    return None
 
 
 def run(lines: str, seconds: float = SECONDS) -> str | None:

@@ -10,8 +10,8 @@ from scripts.cards.releases import Checkpoint, Input
 from scripts.cards.schema import Card
 from scripts.checkpoints.attempt import unfit
 from scripts.checkpoints.chosen import chosen
-from scripts.checkpoints.snippets import brings_code, is_run_here, snippet
-from scripts.checkpoints.sweep import OF_VOLUMES
+from scripts.checkpoints.snippets import is_run_here, snippet
+from scripts.checkpoints.sweep import left_out
 from scripts.evidence.knowledge import Knowledge
 from scripts.exports.checkpoints import best, best_run_here, release_of
 
@@ -65,18 +65,10 @@ def why_not(card: Card) -> str:
 
 def run_where(checkpoint: Checkpoint) -> str:
     """Who runs the snippet of a checkpoint, in a sentence."""
-    library, lines = checkpoint.load.library, snippet(checkpoint)
-    if lines is None:
-        return f"It loads with {checkpoint.load.class_} of {library}, which takes more than a few lines: {checkpoint.load.name}."
-    if not is_run_here(checkpoint):
-        return f"Not run here: {library} is not among the packages of this project. A test runs the lines on stand-ins for it."
-    if checkpoint.gated:
-        return "It needs your consent at the hub, so the weekly run with the real weights leaves it out."
-    if brings_code(checkpoint):
-        return "It runs code that lies beside the weights, which needs your consent, so the weekly run leaves it out."
-    if checkpoint.output == OF_VOLUMES:
-        return "Not run each week: no volume of its kind comes with the packages of this project."
-    return "A run each week tests these lines with the real weights."
+    load = checkpoint.load
+    if snippet(checkpoint) is None:
+        return f"It loads with {load.class_} of {load.library}, which takes more than a few lines: {load.name}."
+    return left_out(checkpoint) or "A run each week tests these lines with the real weights."
 
 
 def _loaded(key: str, checkpoint: Checkpoint, card: Card) -> Loaded:
