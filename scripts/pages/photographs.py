@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from scripts.cards.packaged import Packaged, Photograph
@@ -45,6 +46,7 @@ class View:
         return next((each for each in self.shown.pictures if each.photograph == photograph), None)
 
 
+@functools.lru_cache(maxsize=2)  # every model's page asks for its own, and every task's
 def views(knowledge: Knowledge) -> list[View]:
     """All weights with pictures, published ones first."""
     found = [_view(shown, knowledge) for shown in knowledge.photographs.shown if shown.pictures]
@@ -117,6 +119,7 @@ class OfTask:
     """Models for the task of which nothing can be shown."""
 
 
+@functools.lru_cache(maxsize=2)
 def tasks(knowledge: Knowledge) -> dict[str, OfTask]:
     """The tasks of which something is shown or could be, in the order of the vocabulary."""
     shown = views(knowledge)
