@@ -17,7 +17,7 @@ from scripts.project import Project
 from scripts.runs.state import states
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +68,17 @@ def _build(folder: Path) -> None:
 def address(built: Path) -> Iterator[str]:
     with serving(built) as address:
         yield address
+
+
+def arrive(page: Page, address: str) -> Response | None:
+    """Goes to a page until it has loaded, nothing is on its way any more, and what follows a size has followed it.
+
+    The last two alone do not say it: nothing is on its way, too, where a busy machine has not read the page yet.
+    """
+    response = page.goto(address, wait_until="load")
+    page.wait_for_load_state("networkidle")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return response
 
 
 @pytest.fixture

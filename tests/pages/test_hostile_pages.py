@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from built_site import arrive
 from conftest import ROOT, TINY, needs_chromium
 
 from scripts.benchmarks.search import serving
@@ -214,7 +215,7 @@ def test_no_payload_in_any_text_of_a_card_runs_even_without_a_policy(hostile: Pr
             seen = page.evaluate(ACTIVE)
             assert seen == {"pwned": False, "active": [], "title": seen["title"]}, (name, seen)
             assert "49" not in seen["title"]
-        page.goto(address, wait_until="networkidle")
+        arrive(page, address)
         page.keyboard.press("/")
         page.keyboard.type("pwned script", delay=30)  # the theme listens to keys, so that filling in is not enough
         page.locator(".md-search-result__link").first.wait_for(timeout=30_000)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from built_site import TEMPLATES
+from built_site import TEMPLATES, arrive
 from conftest import no_chromium
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_a_page_asks_no_other_host_and_reports_no_error(template: str, page: Pag
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("requestfailed", lambda request: errors.append(request.url))
-    response = page.goto(address + TEMPLATES[template], wait_until="networkidle")
+    response = arrive(page, address + TEMPLATES[template])
     assert response is not None
     assert response.ok
     foreign = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
@@ -72,7 +72,7 @@ def test_nothing_moves_while_a_page_loads(template: str, width: int, browser: Br
     context = browser.new_context(viewport={"width": width, "height": 820})
     page = context.new_page()
     page.route(LATE, arrive_late)  # always, not only on a machine that is busy
-    page.goto(address + TEMPLATES[template], wait_until="networkidle")
+    arrive(page, address + TEMPLATES[template])
     shift = page.evaluate(SHIFTS)
     context.close()
     assert shift <= 0.1  # what Lighthouse calls good
@@ -137,7 +137,7 @@ def test_a_figure_is_shown_in_the_scheme_of_the_page_and_only_in_that(
     page = context.new_page()
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url))
-    page.goto(address + "models/unet/", wait_until="networkidle")
+    arrive(page, address + "models/unet/")
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_timeout(500)
     context.close()
@@ -173,7 +173,7 @@ def test_the_bibtex_of_a_model_can_be_copied(page: Page, address: str) -> None:
 
 
 def test_models_compared_stand_in_the_order_of_the_address(page: Page, address: str) -> None:
-    page.goto(f"{address}compare/?m=swin,vit", wait_until="networkidle")
+    arrive(page, f"{address}compare/?m=swin,vit")
     heads = page.locator("#compare thead th:visible").all_inner_texts()
     assert heads == ["Model", "Swin Transformer", "ViT"]
 
@@ -188,14 +188,14 @@ def test_only_numbers_of_equal_conditions_are_ranked(page: Page, address: str) -
 
 
 def test_what_models_share_is_folded_away(page: Page, address: str) -> None:
-    page.goto(f"{address}compare/?m=detr,mask-dino", wait_until="networkidle")
+    arrive(page, f"{address}compare/?m=detr,mask-dino")
     assert page.locator("#compare tr", has_text="Licence of the code").is_hidden()
     page.locator("#compare-same summary").click()
     assert "Apache-2.0" in page.locator("#compare-same").inner_text()
 
 
 def test_a_choice_of_models_can_be_made_by_keyboard(page: Page, address: str) -> None:
-    page.goto(f"{address}compare/?m=detr", wait_until="networkidle")
+    arrive(page, f"{address}compare/?m=detr")
     page.get_by_label("Second").focus()
     page.keyboard.type("Swin")
     page.keyboard.press("Tab")
@@ -244,7 +244,7 @@ def test_a_chart_can_be_explored_without_a_foreign_request(page: Page, address: 
 def test_a_page_without_its_figures_weighs_at_most_500_kilobytes(template: str, page: Page, address: str) -> None:
     weight: dict[str, int] = {}  # compressed, as hosts send them
     page.on("response", lambda response: weight.setdefault(response.url, len(gzip.compress(response.body()))))
-    page.goto(address + TEMPLATES[template], wait_until="networkidle")
+    arrive(page, address + TEMPLATES[template])
     told = {url: size for url, size in weight.items() if "/figures/" not in url and not url.endswith(".svg")}
     assert sum(told.values()) <= (150_000 if template == "home" else 500_000), told
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from built_site import arrive
 from conftest import ROOT, no_chromium
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def test_the_index_is_fetched_by_who_goes_to_the_search_and_by_nobody_else(brows
     page = context.new_page()
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url))
-    page.goto(address, wait_until="networkidle")
+    arrive(page, address)
     assert not [url for url in fetched if "search_index" in url]
     with page.expect_request("**/search_index.json"):
         page.keyboard.press("/")

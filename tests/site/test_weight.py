@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from built_site import arrive
 from conftest import no_chromium
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ def test_a_page_with_its_pictures_is_light(path: str, most: int, page: Page, add
     """Without the index of the search, which every page shares."""
     loaded: set[str] = set()
     page.on("request", lambda request: loaded.add(urllib.parse.urlparse(request.url).path.lstrip("/")))
-    page.goto(address + path, wait_until="networkidle")
+    arrive(page, address + path)
     for picture in page.locator("img[loading=lazy]:visible").all():
         picture.scroll_into_view_if_needed()
-    page.wait_for_load_state("networkidle")
+        picture.evaluate("picture => picture.decode()")  # which waits until it has come
     files = [built / name / "index.html" if (built / name).is_dir() else built / name for name in loaded]
     assert sum(len(gzip.compress(file.read_bytes())) for file in files if file.name != "search_index.json") <= most

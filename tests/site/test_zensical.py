@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from built_site import arrive
 from conftest import ROOT, Command, edit, needs_chromium, snapshot
 
 from scripts.benchmarks.search import serving
@@ -118,7 +119,7 @@ def test_a_page_has_one_search_which_finds_and_breaks_no_rule_of_the_policy(
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     with serving(both[1]) as address:
-        page.goto(f"{address}models/", wait_until="networkidle")
+        arrive(page, f"{address}models/")
         assert page.get_by_role("button", name="Search").count() == 1
         page.keyboard.press("/")
         page.keyboard.type("Alpha")
