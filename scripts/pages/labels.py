@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -54,7 +56,7 @@ def placed(
         size: of the plot in pixels, width and height.
     """
     at = [_pixels(point, domain, size) for point in points]
-    taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in at]
+    taken = _Taken((x - DOT, y - DOT, x + DOT, y + DOT) for x, y in at)
     found: dict[Side, list[Named]] = {}
     written: set[str] = set()
     for point, place in sorted(zip(points, at, strict=True), key=lambda pair: -pair[0]["y"]):
@@ -63,8 +65,8 @@ def placed(
         for side in SIDES:
             box = _box(place, side, point["label"])
             inside = box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if inside and not taken.touches(box):
+                taken.add(box)
                 written.add(point["label"])
                 found.setdefault(side, []).append({"x": point["x"], "y": point["y"], "label": point["label"]})
                 break
@@ -88,5 +90,27 @@ def _box(place: tuple[float, float], side: Side, text: str) -> Box:
     return left, y - LINE / 2, left + wide, y + LINE / 2
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+class _Taken:
+    """Boxes where something stands, kept by the cells of a grid that they reach into: of a thousand, few are near another."""
+
+    def __init__(self, boxes: Iterable[Box]) -> None:
+        self._cells: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
+        for box in boxes:
+            self.add(box)
+
+    def add(self, box: Box) -> None:
+        for cell in _cells(box):
+            self._cells[cell].append(box)
+
+    def touches(self, box: Box) -> bool:
+        left, top, right, bottom = box
+        return any(
+            left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+            for cell in _cells(box)
+            for other in self._cells.get(cell, ())
+        )
+
+
+def _cells(box: Box) -> Iterator[tuple[int, int]]:
+    left, top, right, bottom = (int(edge // LINE) for edge in box)
+    return itertools.product(range(left, right + 1), range(top, bottom + 1))

@@ -204,7 +204,7 @@ def page(card: Card, knowledge: Knowledge) -> str:
             "figures": figures, "hero": hero, "image": path_of(card.slug if hero else "site"),
             "sides": sides, "leading": [(title, side, _leading(claims)) for title, side, claims in sides],
             "runs_in_words": functools.partial(runs_in_words.findings, knowledge=knowledge),
-            "most": MOST_LEADING, "weighed": _weighed(card, knowledge),
+            "most": MOST_LEADING, "weighed": pairs.weighed(card, knowledge),
             "uses": terms.uses(card, knowledge), "partly": terms.partly(card, knowledge),
             "verdicts": ordered(knowledge.verdicts(card.slug)), "claims_count": sum(len(claims) for *_, claims in sides),
             "pictures": [f for f in figures.values() if f.name not in in_experiments and f is not hero],
@@ -235,9 +235,3 @@ def _sides(card: Card, knowledge: Knowledge) -> list[tuple[str, str, list[Number
 def _leading(claims: Sequence[Numbered]) -> list[Numbered]:
     """The first few claims that stand: one that is corrected or outdated is no reason."""
     return [each for each in claims if not (each[1].claim.corrected or each[1].claim.outdated)][:MOST_LEADING]
-
-
-def _weighed(card: Card, knowledge: Knowledge) -> list[tuple[str, str]]:
-    """Names of the models that a page weighs this one against, with the places of these pages."""
-    found = [(a, b) for a, b in pairs.pairs(knowledge) if card in (a, b)]
-    return sorted((b.name if a is card else a.name, pairs.slug_of(a, b)) for a, b in found)

@@ -35,7 +35,7 @@ class Ranking:
     conditions: tuple[tuple[str, str], ...]
     numbers: tuple[Published, ...]
 
-    @property
+    @functools.cached_property
     def cards(self) -> set[str]:
         return {number.card for number in self.numbers}
 

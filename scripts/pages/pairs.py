@@ -75,6 +75,20 @@ def _pairs(library: Library) -> tuple[Cards, ...]:
     return tuple(itertools.islice(shared, MOST_PAIRS))
 
 
+def weighed(card: Card, knowledge: Knowledge) -> list[tuple[str, str]]:
+    """Names of the models that pages weigh one against, with the places of these pages."""
+    return _weighed(knowledge.library).get(card.slug, [])
+
+
+@functools.lru_cache(maxsize=2)
+def _weighed(library: Library) -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for a, b in _pairs(library):
+        for one, other in ((a, b), (b, a)):
+            found.setdefault(one.slug, []).append((other.name, slug_of(a, b)))
+    return {slug: sorted(others) for slug, others in found.items()}
+
+
 def slug_of(a: Card, b: Card) -> str:
     """`mask-rcnn-vs-mask-dino`."""
     return f"{a.slug}-vs-{b.slug}"
