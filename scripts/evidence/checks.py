@@ -36,6 +36,9 @@ PROSE_FIELDS = (
     "purpose", "concept", "claim", "because", "cannot_show", "reason", "when", "change", "text", "confused_with", "note",
 )  # fmt: skip
 
+UNLINKED = ("purpose", "claim", "when")
+"""What also stands in lists, beside other models and in the feed, as plain words."""
+
 BARE = (type(None), bool, int, float, dt.date)
 """Types of values that hold no text."""
 
@@ -256,6 +259,8 @@ def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str,
                 _read(text)
         except (ValueError, LookupError) as error:
             yield source.problem(where, str(error.args[0]))
+        if fields[-1] in UNLINKED and (named := prose.references(text)):
+            yield source.problem(where, f"[[{named[0]}]] is no link in this field, which also stands in lists: write the name")
         for typed in prose.measurements(text):
             message = f"the figure {typed!r} is typed into a sentence; put it into a table and write [[variant/metric]]"
             yield source.problem(where, message, "warning")

@@ -29,7 +29,7 @@ Sides = tuple[tuple[Judged, ...], tuple[Judged, ...]]
 
 @dataclass(frozen=True)
 class About:
-    """What `mkdocs.yml` says of the site."""
+    """What `mkdocs.yml` says of the site, and what was drawn for it by hand."""
 
     title: str = "Models"
     summary: str = ""
@@ -42,6 +42,8 @@ class About:
     """Address of the licence of cards and pages."""
     within: tuple[tuple[str, str], ...] = ()
     """Title and address, from the root, of each overview that stands in a section of `nav` below its first page."""
+    drawn: frozenset[str] = frozenset()
+    """Tasks, as in an address, that a picture was drawn of."""
 
     @property
     def slug(self) -> str:

@@ -11,8 +11,10 @@ from scripts.pages.writer import common
 def page(knowledge: Knowledge) -> str:
     """The text of `tasks/index.md`."""
     return template("tasks.md.j2").render(
-        common(knowledge, "../") | {"tasks": tasks_with_cards(knowledge), "photographed": photographs.tasks(knowledge)}
-    )
+        common(knowledge, "../") | {
+            "about": knowledge.about, "tasks": tasks_with_cards(knowledge), "photographed": photographs.tasks(knowledge)
+        }
+    )  # fmt: skip
 
 
 def tasks_with_cards(knowledge: Knowledge) -> list[dict[str, object]]:

@@ -90,7 +90,7 @@ def _generated(project: Project) -> dict[str, str]:
 
 
 def about(project: Project) -> About:
-    """What mkdocs.yml says of the site."""
+    """What mkdocs.yml says of the site, and what was drawn for it by hand."""
     said = settings(project)
     extra = said.get("extra") or {}
     address = str(said.get("site_url") or "")
@@ -101,6 +101,7 @@ def about(project: Project) -> About:
         address=address.rstrip("/") + "/" if address else "",
         licence=str(extra.get("licence", "")),
         within=tuple(_within_sections(said.get("nav") or [])),
+        drawn=frozenset(path.stem for path in (project.docs / "assets/tasks").glob("*.svg")),
     )
 
 

@@ -47,6 +47,13 @@ def test_each_line_of_the_notes_is_found_in_a_card(note: dict, library: Library)
             assert getattr(card, place["field"])
 
 
+def test_each_task_is_drawn_in_a_picture_of_its_own(library: Library) -> None:
+    wanted = {task.replace(" ", "-") for task in library.vocabulary.tasks}
+    pictures = {path.stem: path.read_bytes() for path in (ROOT / "docs/assets/tasks").glob("*.svg")}
+    assert pictures.keys() == wanted
+    assert len(set(pictures.values())) == len(wanted)
+
+
 def test_only_the_headings_of_the_notes_have_no_place() -> None:
     assert [note["line"] for note in NOTES if not note["places"]] == [
         "Model comparisons",
