@@ -260,7 +260,9 @@ def _check_prose(library: Library, slug: str, values: Values, runs: Mapping[str,
         except (ValueError, LookupError) as error:
             yield source.problem(where, str(error.args[0]))
         if fields[-1] in UNLINKED and (named := prose.references(text)):
-            yield source.problem(where, f"[[{named[0]}]] is no link in this field, which also stands in lists: write the name")
+            yield source.problem(
+                where, f"[[{named[0]}]] is no link in this field, which also stands in lists: write the name"
+            )
         for typed in prose.measurements(text):
             message = f"the figure {typed!r} is typed into a sentence; put it into a table and write [[variant/metric]]"
             yield source.problem(where, message, "warning")
