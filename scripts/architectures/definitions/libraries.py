@@ -61,7 +61,11 @@ def from_torchvision(model: str, size: Size) -> nn.Module:
     return FixedBoxes(built) if model in detectors else built
 
 
-DEEPER_BACKBONES = {"fasterrcnn_resnet101_fpn": "resnet101", "maskrcnn_resnet101_fpn": "resnet101"}
+DEEPER_BACKBONES = {
+    "fasterrcnn_resnet101_fpn": "resnet101", "fasterrcnn_resnext101_32x8d_fpn": "resnext101_32x8d",
+    "maskrcnn_resnet101_fpn": "resnet101", "maskrcnn_resnext101_32x8d_fpn": "resnext101_32x8d",
+    "maskrcnn_resnet101_fpn_v2": "resnet101",
+}  # fmt: skip
 """Detectors that torchvision can build, though it has no name for them."""
 
 
@@ -69,8 +73,13 @@ def _deeper(model: str) -> nn.Module:
     from torchvision.models import detection
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+    if model.endswith("_v2"):  # its heads are built within the function that torchvision has for ResNet-50 alone
+        built: nn.Module = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+        norm = nn.BatchNorm2d
+        built.backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None, norm_layer=norm)
+        return built
     backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None)
-    built: nn.Module = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
+    built = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
     return built
 
 
