@@ -73,13 +73,14 @@ def _deeper(model: str) -> nn.Module:
     from torchvision.models import detection
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+    built: nn.Module
     if model.endswith("_v2"):  # its heads are built within the function that torchvision has for ResNet-50 alone
-        built: nn.Module = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         norm = nn.BatchNorm2d
+        built = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         built.backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None, norm_layer=norm)
-        return built
-    backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None)
-    built = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
+    else:
+        backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None)
+        built = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
     return built
 
 
