@@ -21,6 +21,7 @@ from scripts.architectures.definitions import (
     internimage,
     lora,
     mask_dino,
+    vitdet,
 )
 from scripts.cards.library import load_library
 from scripts.cards.numbers import Count
@@ -315,6 +316,12 @@ def test_a_mask_transformer_gives_a_class_and_a_mask_for_each_query(
         out = build(name, size)(*inputs(name, size))
     assert tuple(out.class_queries_logits.shape) == classes
     assert tuple(out.masks_queries_logits.shape) == masks
+
+
+def test_the_pyramid_of_vitdet_has_the_strides_of_a_feature_pyramid() -> None:
+    with torch.device("meta"):
+        maps = vitdet.SimplePyramid(vitdet.SIZES["b"])(torch.rand(1, 3, 1024, 1024))
+    assert [tuple(each.shape) for each in maps.values()] == [(1, 256, side, side) for side in (256, 128, 64, 32, 16)]
 
 
 def test_the_graph_transformer_does_not_care_for_the_order_of_the_nodes() -> None:

@@ -24,6 +24,7 @@ from scripts.architectures.definitions import (
     mask_dino,
     nnunet,
     unet,
+    vitdet,
     yolov8,
 )
 
@@ -46,6 +47,7 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "graph_transformer-layer-norm": partial(graph_transformer.GraphTransformer, norm=nn.LayerNorm),
     "mask_dino-r50": mask_dino.MaskDINO,
     "nnunet_resenc": nnunet.ResidualEncoderUNet,
+    **{f"vitdet-{size}": partial(vitdet.ViTDet, size) for size in vitdet.SIZES},
 }
 CHANNELS: Mapping[str, int] = {
     "ours/unet_2015": 1,
@@ -71,6 +73,7 @@ PARTIAL: Mapping[str, str] = {
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
     "ours/co_dino": "without non-maximum suppression",
+    "ours/vitdet": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
     "transformers/sam3": "an image with one phrase, without the tracker",
     "transformers/siglip2-": "the image tower, once per image",
