@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scripts.architectures.definitions import (
     attention_unet,
+    cascade,
     centernet,
     co_dino,
     graph_transformer,
@@ -39,6 +40,7 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "unet_3d": partial(attention_unet.AttentionUNet, gated=False),
     "centernet-104": centernet.CenterNet,
     "centernet-52": partial(centernet.CenterNet, stacks=1),
+    "cascade_mask_rcnn-r50": cascade.CascadeMaskRCNN,
     "co_dino-r50": partial(co_dino.CoDINO, "resnet50"),
     "co_dino-swin-l": partial(co_dino.CoDINO, "l"),
     "graph_transformer": graph_transformer.GraphTransformer,
@@ -73,6 +75,7 @@ PARTIAL: Mapping[str, str] = {
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
     "ours/co_dino": "without non-maximum suppression",
+    "ours/cascade_mask_rcnn": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
     "ours/vitdet": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
     "transformers/sam3": "an image with one phrase, without the tracker",
