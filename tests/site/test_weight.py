@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.slow, no_chromium]
 
 
-@pytest.mark.parametrize(("path", "most"), [("", 100_000), ("models/", 500_000)])
+@pytest.mark.parametrize(("path", "most"), [("", 120_000), ("models/", 500_000)])
 def test_a_page_with_its_pictures_is_light(path: str, most: int, page: Page, address: str, built: Path) -> None:
     """Without the index of the search, which every page shares."""
     loaded: set[str] = set()
