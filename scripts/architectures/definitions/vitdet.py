@@ -7,7 +7,7 @@ four and a linear layer for boxes, four for masks.
 ## Unlike the source
 
 Its heads normalise over channels, these over the batch: both have two weights a channel. torchvision predicts 91 classes where
-Detectron2 has 80.
+Detectron2 has 80. The position of the class token, which no map uses, is left out.
 """
 
 from __future__ import annotations
@@ -52,10 +52,8 @@ class SimplePyramid(nn.Module):
         self.net = timm.create_model(name, pretrained=False, neck_chans=0, num_classes=0)
         dim = self.net.embed_dim
         self.net.neck = nn.Identity()
-        self.net.pos_embed = nn.Parameter(
-            torch.zeros(1, PRETRAINED, PRETRAINED, dim)
-        )  # resized to the map in `forward`
-        fourfold = [_double(dim, dim // 2), _Norm(dim // 2), nn.GELU(), _double(dim // 2, dim // 4)]
+        self.net.pos_embed = nn.Parameter(torch.zeros(1, PRETRAINED, PRETRAINED, dim))  # timm resizes it to the map
+        fourfold = [_double(dim, dim // 2), _norm(dim // 2), nn.GELU(), _double(dim // 2, dim // 4)]
         resized: list[tuple[list[nn.Module], int]] = [
             (fourfold, dim // 4), ([_double(dim, dim // 2)], dim // 2), ([], dim), ([nn.MaxPool2d(2)], dim)
         ]  # fmt: skip
@@ -68,11 +66,11 @@ class SimplePyramid(nn.Module):
         return OrderedDict((str(i), each) for i, each in enumerate([*maps, functional.max_pool2d(maps[-1], 1, 2)]))
 
 
-class _Norm(nn.LayerNorm):
-    """Over the channels of maps (B, C, H, W)."""
+def _norm(channels: int) -> nn.Module:
+    from timm.layers import LayerNorm2d
 
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+    normed: nn.Module = LayerNorm2d(channels)
+    return normed
 
 
 def _double(inputs: int, outputs: int) -> nn.Module:
@@ -82,4 +80,4 @@ def _double(inputs: int, outputs: int) -> nn.Module:
 def _smoothed(inputs: int) -> list[nn.Module]:
     """A 1x1 and a 3x3 convolution, each with its norm in place of a bias."""
     one, three = nn.Conv2d(inputs, WIDTH, 1, bias=False), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
-    return [one, _Norm(WIDTH), three, _Norm(WIDTH)]
+    return [one, _norm(WIDTH), three, _norm(WIDTH)]
