@@ -70,6 +70,10 @@ def address(built: Path) -> Iterator[str]:
         yield address
 
 
+FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Ends when what follows a size has followed it."""
+
+
 def arrive(page: Page, address: str) -> Response | None:
     """Goes to a page until it has loaded, nothing is on its way any more, and what follows a size has followed it.
 
@@ -77,7 +81,7 @@ def arrive(page: Page, address: str) -> Response | None:
     """
     response = page.goto(address, wait_until="load")
     page.wait_for_load_state("networkidle")
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(FRAMES)
     return response
 
 

@@ -13,6 +13,7 @@ from scripts.cards.library import Library, load_library
 from scripts.cards.prose import to_text
 from scripts.cards.schema import Card
 from scripts.evidence.published import published
+from scripts.pages.environment import slugify
 
 OF_THE_NOTES = (
     "attention-unet", "centernet", "detectron2", "detr", "dinov2", "faster-rcnn", "graph-transformer",
@@ -48,7 +49,7 @@ def test_each_line_of_the_notes_is_found_in_a_card(note: dict, library: Library)
 
 
 def test_each_task_is_drawn_in_a_picture_of_its_own(library: Library) -> None:
-    wanted = {task.replace(" ", "-") for task in library.vocabulary.tasks}
+    wanted = {slugify(task) for task in library.vocabulary.tasks}
     pictures = {path.stem: path.read_bytes() for path in (ROOT / "docs/assets/tasks").glob("*.svg")}
     assert pictures.keys() == wanted
     assert len(set(pictures.values())) == len(wanted)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from built_site import TEMPLATES
+from built_site import FRAMES, TEMPLATES, arrive
 from conftest import ROOT, no_chromium
 
 from scripts.project import Project
@@ -25,9 +25,8 @@ REPEATED = (
     "tbody > tr:nth-child(n+5), tbody:nth-of-type(n+6), :is(ul, ol) > li:nth-child(n+5), article:nth-of-type(n+4)"
 )
 """What looks like its neighbours before it."""
+OPEN = """() => document.querySelectorAll("details").forEach((each) => { each.open = true; })"""
 READ = """async ([repeated, preload]) => {
-  document.querySelectorAll("details").forEach((each) => { each.open = true; });
-  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))); // the theme follows sizes
   const options = { resultTypes: ["violations"], preload, rules: { "color-contrast": { enabled: false } } };
   const { violations } = await axe.run(document, options);
   document.querySelectorAll(repeated).forEach((each) => { each.remove(); });
@@ -39,11 +38,11 @@ READ = """async ([repeated, preload]) => {
 each_look = pytest.mark.parametrize("look", range(len(LOOKS)), ids=["-".join(map(str, look)) for look in LOOKS])
 
 
-def told_by_axe(paths: list[str], look: int, browser: Browser, address: str, with_styles: bool) -> dict[str, list[str]]:
+def told_by_axe(paths: list[str], look: int, browser: Browser, address: str, thorough: bool) -> dict[str, list[str]]:
     """What axe says of pages with all that is folded opened; contrast is read once for what repeats, it takes long.
 
     Args:
-        with_styles: read the rules of the style sheet for each page, too, which is the same for all and takes a sixth more.
+        thorough: wait for what a page fetches, and read the rules of the style sheet, which is the same for all pages.
     """
     from axe_core_python.base import AXE_SCRIPT
 
@@ -56,9 +55,14 @@ def told_by_axe(paths: list[str], look: int, browser: Browser, address: str, wit
     page = context.new_page()
     told = {}
     for path in paths:
-        page.goto(address + path, wait_until="load")
+        if thorough:
+            arrive(page, address + path)
+        else:
+            page.goto(address + path, wait_until="load")
         page.evaluate(AXE_SCRIPT)
-        told[path] = page.evaluate(READ, [REPEATED, with_styles])
+        page.evaluate(OPEN)
+        page.evaluate(FRAMES)
+        told[path] = page.evaluate(READ, [REPEATED, thorough])
     context.close()
     return told
 
@@ -73,7 +77,7 @@ def test_axe_finds_no_violation_on_any_page(look: int, built: Path, browser: Bro
     pairs = [path for path in paths if "-vs-" in path]
     others = [path for path in paths if path not in pairs]
     seen = ["404.html", *others[look in (1, 2) :: 2], *pairs[look :: len(LOOKS)]]
-    told = told_by_axe(seen, look, browser, address, with_styles=False)
+    told = told_by_axe(seen, look, browser, address, thorough=False)
     assert len(told) > 100
     assert {path: found for path, found in told.items() if found} == {}
 
@@ -81,7 +85,7 @@ def test_axe_finds_no_violation_on_any_page(look: int, built: Path, browser: Bro
 @each_look
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_axe_finds_no_violation_in_any_look(template: str, look: int, browser: Browser, address: str) -> None:
-    told = told_by_axe([TEMPLATES[template]], look, browser, address, with_styles=True)
+    told = told_by_axe([TEMPLATES[template]], look, browser, address, thorough=True)
     assert told == {TEMPLATES[template]: []}
 
 

@@ -66,17 +66,18 @@ GRAPHS = ("ours/graph_transformer",)
 """Models of graphs, whose size is (nodes, directed edges)."""
 PROMPTS = ("transformers/sam-decoder",)
 """Decoders of prompts, whose size is (prompts, points of each)."""
+TWO_STAGES = "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression"
 PARTIAL: Mapping[str, str] = {
     "torchvision/fasterrcnn": "1,000 proposals; without RoIAlign and non-maximum suppression",
-    "torchvision/maskrcnn": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
-    "torchvision/keypointrcnn": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
+    "torchvision/maskrcnn": TWO_STAGES,
+    "torchvision/keypointrcnn": TWO_STAGES,
     "torchvision/retinanet": "without non-maximum suppression",
     "torchvision/ssd": "without non-maximum suppression",
     "ours/yolov8": "without non-maximum suppression",
     "ours/centernet": "without decoding the keypoints",
     "ours/co_dino": "without non-maximum suppression",
-    "ours/cascade_mask_rcnn": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
-    "ours/vitdet": "1,000 proposals, 100 detections; without RoIAlign and non-maximum suppression",
+    "ours/cascade_mask_rcnn": TWO_STAGES,
+    "ours/vitdet": TWO_STAGES,
     "transformers/sam-decoder": "prompts and masks, given the encoded image",
     "transformers/sam3": "an image with one phrase, without the tracker",
     "transformers/siglip2-": "the image tower, once per image",

@@ -73,14 +73,20 @@ def _deeper(model: str) -> nn.Module:
     from torchvision.models import detection
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-    built: nn.Module
-    if model.endswith("_v2"):  # its heads are built within the function that torchvision has for ResNet-50 alone
-        norm = nn.BatchNorm2d
-        built = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-        built.backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None, norm_layer=norm)
-    else:
-        backbone = resnet_fpn_backbone(backbone_name=DEEPER_BACKBONES[model], weights=None)
-        built = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
+    deeper = DEEPER_BACKBONES[model]
+    if model.endswith("_v2"):
+        return mask_rcnn_v2(resnet_fpn_backbone(backbone_name=deeper, weights=None, norm_layer=nn.BatchNorm2d))
+    backbone = resnet_fpn_backbone(backbone_name=deeper, weights=None)
+    built: nn.Module = (detection.MaskRCNN if model.startswith("mask") else detection.FasterRCNN)(backbone, 91)
+    return built
+
+
+def mask_rcnn_v2(backbone: nn.Module) -> nn.Module:
+    """torchvision's maskrcnn_resnet50_fpn_v2 on another backbone: its heads are built within the function for that one alone."""
+    from torchvision.models import detection
+
+    built: nn.Module = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    built.backbone = backbone
     return built
 
 

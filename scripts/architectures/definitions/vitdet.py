@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scripts.architectures.definitions.libraries import FixedBoxes
+from scripts.architectures.definitions.libraries import FixedBoxes, mask_rcnn_v2
 
 WIDTH = 256
 """Channels of the pyramid."""
@@ -35,11 +35,7 @@ class ViTDet(FixedBoxes):
     """
 
     def __init__(self, size: str) -> None:
-        from torchvision.models import detection
-
-        detector = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-        detector.backbone = SimplePyramid(SIZES[size])
-        super().__init__(detector)
+        super().__init__(mask_rcnn_v2(SimplePyramid(SIZES[size])))
 
 
 class SimplePyramid(nn.Module):
