@@ -33,15 +33,16 @@ TINY = TESTS / "tiny"
 BROKEN = TESTS / "broken"
 
 # A second conftest.py in a room would hide this one from the tests that import it.
-pytest_plugins = ["smoke", "built_site", "clusters"]
+pytest_plugins = ["records", "built_site", "clusters"]
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # no test depends on how busy it is
 
 if CHROMIUM is None and os.environ.get("CI"):
-    pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium", pytrace=False)
+    pytest.fail("there is no Chromium: .ci/run installs Debian's package chromium-headless-shell", pytrace=False)
 no_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium here, so no page was tested in a browser: apt-get install chromium"
+    CHROMIUM is None,
+    reason="no Chromium here, so no page was tested in a browser: apt-get install chromium-headless-shell",
 )
 
 
