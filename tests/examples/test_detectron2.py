@@ -91,9 +91,9 @@ def test_a_mask_that_is_sampled_lies_nearer_to_its_object_than_one_pasted_at_who
     assert claims.paste_error(boxes, 128, sampled=True) < claims.paste_error(boxes, 128, sampled=False)
 
 
-def test_nothing_is_concluded_from_a_loss_of_training_or_from_a_clock(smoke: Any) -> None:
+def test_nothing_is_concluded_from_a_loss_of_training_or_from_a_clock(record_of: Any) -> None:
     """A training loss on four scenes once stood for a test of a backbone, and the time of a busy machine for a schedule."""
-    results = smoke("detectron2")["results"]
+    results = record_of("detectron2")["results"]
     assert not [
         name for name, each in results.items() if "loss" in each["meaning"] or each["unit"] in ("ms", "s", "days")
     ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +46,7 @@ LONGER = {
     "yolov8": "distributions of edges, the assignment of points and both losses of boxes, each with its equation",
     "mask2former": "masked attention, its decoder and a set loss for things and stuff, each with its equation",
 }
-Smoke = Callable[[str], dict[str, Any]]
+RecordOf = Callable[[str], dict[str, Any]]
 
 each_slug = pytest.mark.parametrize("slug", SLUGS)
 
@@ -126,8 +124,8 @@ def test_claims_end_with_their_experiments_each_with_its_question(slug: str) -> 
 
 
 @each_slug
-def test_no_name_is_lost_unseen(slug: str, smoke: Smoke) -> None:
-    record = smoke(slug)
+def test_no_name_is_lost_unseen(slug: str, record_of: RecordOf) -> None:
+    record = record_of(slug)
     there = {*record["results"], *(figure["name"] for figure in record["figures"])}
     old = {*GOLDEN["names"][slug]["results"], *GOLDEN["names"][slug]["figures"]}
     assert old - there - set(GOLDEN["dropped"].get(slug, {})) == set()
@@ -135,8 +133,8 @@ def test_no_name_is_lost_unseen(slug: str, smoke: Smoke) -> None:
 
 
 @each_slug
-def test_the_record_says_what_was_compared(slug: str, smoke: Smoke) -> None:
-    record = smoke(slug)
+def test_the_record_says_what_was_compared(slug: str, record_of: RecordOf) -> None:
+    record = record_of(slug)
     assert (record["schema"], record["claims"]) == (2, True)
     trains = read_all(Project(EXAMPLES.parent))[slug].steps > 0
     assert bool(record["trainings"]) == trains, "what full needs is estimated from them"
@@ -156,40 +154,15 @@ def test_the_record_says_what_was_compared(slug: str, smoke: Smoke) -> None:
 
 
 @each_slug
-def test_every_cell_of_the_notebook_shows_something(
-    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Cells run one after the other, as a notebook runs them; Jupyter itself is not needed for that."""
-    main, displayed = types.ModuleType("__main__"), []
-    screen: Any = types.ModuleType("IPython.display")
-    screen.SVG = screen.Image = lambda *arguments, **options: arguments
-    screen.display = displayed.append
-    package: Any = types.ModuleType("IPython")
-    package.version_info = (9, 0)  # matplotlib looks at it
-    modules = {"ipykernel": types.ModuleType("ipykernel"), "IPython": package, "__main__": main}
-    for name, module in (modules | {"IPython.display": screen}).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")
-    code = [source for kind, source in cells(slug) if kind == "code"]
-    for index, source in enumerate(code):
-        before = len(displayed)
-        exec(compile(source, f"{slug}, cell {index}", "exec"), main.__dict__)
-        shown = capsys.readouterr().out or len(displayed) > before
-        assert shown or index == 0, f"cell {index} shows nothing:\n{source[:300]}"
-    assert (tmp_path / "record.json").is_file()
-
-
-@each_slug
-def test_jupyter_runs_the_notebook_from_top_to_bottom(
+def test_jupyter_runs_the_notebook_and_every_cell_but_the_first_shows_something(
     slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(
-        "ipykernel", reason="no kernel is installed here; the test above runs the same cells without one"
-    )
     from nbconvert.preprocessors import ExecutePreprocessor
 
     monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")
     notebook = jupytext.reads((EXAMPLES / f"{slug}.py").read_text("utf-8"), fmt="py:percent")
     ExecutePreprocessor(timeout=300).preprocess(notebook, {"metadata": {"path": str(EXAMPLES)}})
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs for cell in code[1:])
+    for cell in code[1:]:
+        assert any(output.get("name") != "stderr" for output in cell.outputs), cell.source[:300]
+    assert (tmp_path / "record.json").is_file()
