@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import jupytext
 import pytest
 
@@ -159,6 +160,7 @@ def test_jupyter_runs_the_notebook_and_every_cell_but_the_first_shows_something(
 ) -> None:
     from nbconvert.preprocessors import ExecutePreprocessor
 
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", forked.launch_kernel)
     monkeypatch.setenv("EXAMPLE_ARGUMENTS", f"--preset smoke --device cpu --out '{tmp_path}'")
     notebook = jupytext.reads((EXAMPLES / f"{slug}.py").read_text("utf-8"), fmt="py:percent")
     ExecutePreprocessor(timeout=300).preprocess(notebook, {"metadata": {"path": str(EXAMPLES)}})
