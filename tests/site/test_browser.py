@@ -147,6 +147,25 @@ def test_a_figure_is_shown_in_the_scheme_of_the_page_and_only_in_that(
     assert [url for url in figures[1:] if f".{other}." in url] == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_has_its_scheme_before_any_script_has_come(scheme: str, browser: Browser, address: str) -> None:
+    """That of the reader's system, until one is chosen."""
+    body, names = "body[data-md-color-scheme='{}']", {"light": "default", "dark": "slate"}
+    other = "dark" if scheme == "light" else "light"
+    context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    arrive(page, address)
+    page.get_by_title(f"Switch to {other} mode").click()
+    page.locator(body.format(names[other])).wait_for()
+    context.route("**/*.js", lambda route: route.abort())
+    page.reload()
+    assert page.locator(body.format(names[other])).count() == 1, "what was chosen"
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    assert page.locator(body.format(names[scheme])).count() == 1, "that of the system"
+    context.close()
+
+
 def test_every_link_within_the_site_leads_somewhere(built: Path, tmp_path: Path) -> None:
     (tmp_path / "model-comparisons").symlink_to(
         built
