@@ -32,16 +32,13 @@ TEMPLATES = {
 }  # fmt: skip
 """A page of each template."""
 
-NO_PART_OF_THE_SITE = ("benchmarks", "cache", "lighthouse", "logs", "peers", "site.new", "tools")
+NO_PART_OF_THE_SITE = ("benchmarks", "cache", "lighthouse", "logs", "peers", "site.new", "site.sha256", "tools")
 """What lies in `build/` and is no part of any page."""
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs.
-
-    Where the site that is there is still that of these sources, the build has nothing to do.
-    """
+    """The site of this project, built in a copy of it: with the runs that are there, or else with smoke runs."""
     return once(tmp_path_factory, "site", _build) / "site"
 
 
@@ -59,8 +56,6 @@ def _build(folder: Path) -> None:
 
     (ROOT / "build").mkdir(exist_ok=True)
     shutil.copytree(ROOT / "build", copy / "build", ignore=ignored)
-    if Project(ROOT).site.is_dir():
-        shutil.copytree(Project(ROOT).site, Project(copy).site)
     for command in ("run", "build"):
         done = subprocess.run(
             [sys.executable, "-m", "scripts", command, "--preset", preset, "--device", "cpu"],
