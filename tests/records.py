@@ -20,7 +20,7 @@ PROJECT = Project(Path(__file__).resolve().parents[1])
 
 @pytest.fixture(scope="session")
 def record_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """slug -> the record, with its folder as "out", of the quick run that is there and up to date, or else of a smoke run."""
+    """slug -> the record, with its folder as "out", of a run that is up to date, quick or better, or of a smoke run."""
     records: dict[str, dict[str, Any]] = {}
 
     def run(slug: str, out: Path) -> None:
@@ -31,8 +31,7 @@ def record_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[
     def of(slug: str) -> dict[str, Any]:
         if slug not in records:
             there = state(PROJECT, target(PROJECT, slug, "quick", "cpu"))
-            out = there.folder if there.status == "ok" else None
-            out = out or once(tmp_path_factory, slug, partial(run, slug))
+            out = (there.status == "ok" and there.folder) or once(tmp_path_factory, slug, partial(run, slug))
             records[slug] = json.loads((out / "record.json").read_text("utf-8")) | {"out": out}
         return records[slug]
 
